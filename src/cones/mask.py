@@ -8,7 +8,7 @@ and positions, never values: what to write there is :mod:`cones.intervention`.
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -111,7 +111,8 @@ class ConceptMask:
 
     def issubset(self, other: "ConceptMask") -> bool:
         """Say whether ``other`` holds every neuron of this mask."""
-        return len(self - other) == 0
+        self._require_same_sites(other)
+        return all(bool(other._hits_of(n)[self.indices[n]].all()) for n in self)
 
     @cached_property
     def total(self) -> int:
@@ -188,7 +189,9 @@ class ConceptMask:
         flat[self.indices[name]] = True
         return flat
 
-    def _combined(self, other: "ConceptMask", operator) -> "ConceptMask":
+    def _combined(
+        self, other: "ConceptMask", operator: Callable[[Tensor, Tensor], Tensor]
+    ) -> "ConceptMask":
         if not isinstance(other, ConceptMask):
             return NotImplemented
         self._require_same_sites(other)
