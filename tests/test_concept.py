@@ -1,6 +1,8 @@
 """Concepts: levels, combination, base check, and files that refuse every damaged byte."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -235,3 +237,23 @@ def test_combine_refuses():
     foreign = Concept(a.levels, 0, a.members, BaseCheck.of(weights(1), "other"))
     with pytest.raises(MaskError, match="'other'"):
         combine(a, foreign)
+
+
+def test_the_dump_in_the_format_description_still_loads():
+    text = (Path(__file__).parents[1] / "FORMAT.md").read_text()
+    dump = text.split("```hexdump\n")[1].split("```")[0]
+    lines = re.findall(r"^[0-9a-f]{8}  ((?:[0-9a-f]{2} +)+)\|", dump, flags=re.MULTILINE)
+    c = loads(bytes.fromhex("".join(lines)))
+    k, v = "mid.attn2.to_k.weight", "mid.attn2.to_v.weight"
+    assert [{n: i.tolist() for n, i in m.indices.items()} for m in c.levels] == [
+        {k: [3, 4], v: [0, 700]},
+        {k: [3, 4, 31], v: [0, 700]},
+    ]
+    assert c.mask.shapes == {k: (4, 8), v: (32, 32)}
+    assert (c.level, c.identifier, c.noun, c.base.model) == (1, "V*", "cat", "maker/base")
+    assert c.embeddings["text_encoder"].tolist() == [[1.0, -0.5]]
+    shapes = c.mask.shapes
+    values = {
+        n: torch.arange(float(torch.Size(s).numel())).view(s) - 20 for n, s in shapes.items()
+    }
+    assert BaseCheck.of(values, "maker/base") == c.base

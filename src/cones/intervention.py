@@ -221,7 +221,7 @@ def _problem(weight: Tensor) -> str | None:
 def _gathered(weight: Tensor, index: Tensor) -> _Layer:
     """Save what is at ``index``."""
     positions = index.to(weight.device)
-    return _Layer(positions, weight.detach().reshape(-1)[positions])
+    return _Layer(positions, weight.detach().reshape(-1).index_select(0, positions))
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""Measured figures, each as a function that returns a dictionary (``cones bench``)."""
