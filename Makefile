@@ -1,0 +1,39 @@
+# make demo | test | check | bench. Everything is installed into .venv; nothing outside this folder is touched.
+PYTHON ?= python3
+TORCH ?= 2.13.0
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+SUBJECT ?= siamese_cat
+NOUN ?= cat
+OUT ?= out/demo
+
+.PHONY: demo test check bench clean
+
+demo: .venv/installed
+	.venv/bin/cones demo examples/photos/$(SUBJECT) --noun "$(NOUN)" --output $(OUT) --overwrite
+
+test: .venv/installed
+	.venv/bin/python -m pytest -q
+
+check: .venv/installed
+	PATH="$(CURDIR)/.venv/bin:$$PATH" scripts/check
+
+bench: .venv/installed
+	.venv/bin/cones bench codec --output docs/results/codec.json --overwrite
+	.venv/bin/cones bench swap --output docs/results/swap.json --overwrite
+
+clean:
+	rm -rf .venv out
+
+# The CPU build of torch where there is no NVIDIA driver: a tenth of the download.
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'needs Python 3.11 or newer'"
+	@$(PYTHON) -c "import ensurepip" || { echo "apt-get install python3-venv, then run make again"; exit 1; }
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	if command -v nvidia-smi >/dev/null; then \
+	  .venv/bin/python -m pip install -q "torch==$(TORCH)"; \
+	else \
+	  .venv/bin/python -m pip install -q "torch==$(TORCH)+cpu" --extra-index-url $(TORCH_CPU_INDEX) \
+	    || .venv/bin/python -m pip install -q "torch==$(TORCH)"; \
+	fi
+	.venv/bin/python -m pip install -q -e '.[dev]'
+	touch $@
