@@ -104,6 +104,13 @@ def test_forged_content_is_refused(gaps, tail, match):
         packed.decode(forged(gaps, 2, 256, tail), count=2, numel=256)
 
 
+def test_stream_without_an_end_is_refused():
+    press = zlib.compressobj(wbits=-15)
+    body = press.compress(b"\x01\x01") + press.flush(zlib.Z_SYNC_FLUSH)
+    with pytest.raises(CodecError, match="stream is cut"):
+        packed.decode(packed._crc(body, 2, 256) + body, count=2, numel=256)
+
+
 def test_no_deflate_stream_is_refused():
     with pytest.raises(CodecError, match="no DEFLATE stream"):
         packed.decode(packed._crc(b"\xff\xff", 1, 9) + b"\xff\xff", count=1, numel=9)

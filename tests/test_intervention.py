@@ -52,6 +52,7 @@ def test_every_bit_comes_back(dtype, density, strength):
     with shut(net, mask, strength=strength):
         assert same(before, net) == (density == 0 or strength == 0)
     assert same(before, net)
+    assert not any(p in intervention._LAYERS for p in net.parameters())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
