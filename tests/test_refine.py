@@ -4,7 +4,6 @@ import itertools
 
 import pytest
 import torch
-from fakes import Pairs, Quadratic, TwoLayers, random_weights
 
 from cones.errors import SearchError
 from cones.mask import ConceptMask
@@ -12,6 +11,7 @@ from cones.refine import refine, shut_in_rounds
 from cones.search import score_moments
 from cones.select import select
 from cones.state import SearchState, run
+from fakes import Pairs, Quadratic, TwoLayers, random_weights
 
 WEIGHTS = random_weights((12, 10), (80,), seed=3)
 

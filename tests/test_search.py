@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 import torch
-from fakes import Quadratic, TwoLayers, random_weights
 
 from cones.errors import SearchError
 from cones.search import score_accelerated, score_moments, score_sampled
 from cones.state import SearchState, run
+from fakes import Quadratic, TwoLayers, random_weights
 
 STEPS = 7
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from fakes import random_weights
 
 from cones.errors import SearchError
 from cones.mask import ConceptMask
 from cones.select import implied_tau, nested, select
+from fakes import random_weights
 
 WEIGHTS = random_weights((20, 30), (50, 8), (100,))
 SCORE = random_weights((20, 30), (50, 8), (100,), seed=1)
