@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_sd, make_scheduler
 from torch import nn
 
 from cones.backbones import BACKBONES, Backbone, backbone_for, load_pipeline
 from cones.backbones.noise import NoiseSchedule
 from cones.errors import BackboneError
+from conftest import make_scheduler, make_sd
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
 
@@ -366,6 +366,7 @@ def test_loads_a_folder(sd1: Any, tmp_path: Path) -> None:
     assert all(torch.equal(expected[n], w) for n, w in backbone.weights().items())
 
 
+@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks`:UserWarning")
 def test_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BackboneError, match="no model_index.json"):
         load_pipeline(tmp_path)

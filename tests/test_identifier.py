@@ -153,3 +153,12 @@ def test_a_known_word_is_not_overwritten(backbone: Backbone) -> None:
     given = {name: value + 1 for name, value in rows(backbone, "cat").items()}
     with pytest.raises(BackboneError, match="already means something else"):
         backbone.register("cat", embeddings=given)
+
+
+def test_spare_rows_are_used_and_a_stale_count_is_put_right(backbone: Backbone) -> None:
+    encoder = backbone.pipeline.text_encoder
+    rows_before = len(encoder.get_input_embeddings().weight) + 4
+    encoder.resize_token_embeddings(rows_before)
+    encoder.config.vocab_size = 7  # as unload_textual_inversion() leaves a wrong number
+    assert same(backbone.register("V*"), rows(backbone, "sks"))
+    assert encoder.config.vocab_size == rows_before == len(encoder.get_input_embeddings().weight)
