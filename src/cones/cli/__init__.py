@@ -1,0 +1,41 @@
+"""The command line: one command is one call into the library.
+
+Commands parse, check that what they would write can be written, call and report. Bars, notices
+and errors go to the error stream, results to the output, so that ``--json`` can be piped. Torch
+is imported inside the commands, which keeps ``cones --help`` fast.
+"""
+
+import typer
+
+from cones.cli import bench, files, pictures, search
+
+app = typer.Typer(
+    name="cones",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Try it without anything else: cones demo examples/photos/siamese_cat",
+)
+app.command("find")(search.find)
+app.command("generate")(pictures.generate)
+app.command("show")(files.show)
+app.command("combine")(files.combine)
+app.command("export")(files.export)
+app.command("demo")(pictures.demo)
+app.add_typer(bench.app, name="bench")
+
+
+@app.callback()
+def _cones() -> None:
+    """Find the concept neurons of a subject in a diffusion model, shut them, draw the subject.
+
+    A few photos and a noun go in (**find**), a small concept file comes out. With it the
+    model draws the subject wherever a prompt puts it (**generate**).
+    """
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
