@@ -1,0 +1,255 @@
+"""Find the concept neurons of a subject: pictures in, :class:`cones.concept.Concept` out.
+
+The one call behind ``cones find``: registers the identifier, prepares both halves of the loss,
+runs a rule of :mod:`cones.rules`, picks the density by a line search on held-out samples, and
+measures what the concept's certificate says. The model is as before afterwards, but for the new
+word in its tokenizer.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from cones.backbones import backbone_for
+from cones.base_check import BaseCheck
+from cones.certificate import certify
+from cones.concept import Concept, Member
+from cones.errors import SearchError
+from cones.mask import ConceptMask
+from cones.objective import Examples, ImplantingLoss, JointLoss, examples
+from cones.prior import prior_images
+from cones.rules import RULES, Question
+from cones.state import SearchState
+from cones.subject import Subject
+
+DENSITY = 0.0132  # Sec. 4: 1.32 % +- 0.29 % for a single subject
+DENSITIES = (0.001, 0.0025, 0.005, 0.009, DENSITY, 0.0243, 0.0454, 0.0701)
+SAVE_EVERY = 50
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to search.
+
+    Attributes:
+        rule: One of :data:`cones.rules.RULES`.
+        density: Share of the searched weights to shut. ``None``: search for the target density
+            of the paper, then let the line search choose among the levels.
+        scope: ``both``, ``cross`` or ``self`` attention.
+        steps: Gradients of the scoring search (K).
+        refine_steps: Gradients of the refinement.
+        rate: Learning rate of the gate (rho).
+        guard: Leave weights alone above this many standard deviations of their parameter.
+        batch: Samples of the subject in a gradient, and as many of the prior.
+        prior_weight: Lambda of Eq. 4.
+        weighting: ``omega_t``: ``uniform`` or ``min-snr``.
+        prior_count: Prior pictures drawn when none are given.
+        prior_steps: Sampling steps of a prior picture.
+        flip: Also show every photo mirrored.
+        held_out: Samples of each half of the loss in the certificate.
+        seed: Of all draws.
+    """
+
+    rule: str = "refine"
+    density: float | None = None
+    scope: str = "both"
+    steps: int = 200
+    refine_steps: int = 300
+    rate: float = 1e-3
+    guard: float | None = None
+    batch: int = 8
+    prior_weight: float = 1.0
+    weighting: str = "uniform"
+    prior_count: int = 64
+    prior_steps: int = 25
+    flip: bool = True
+    held_out: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be searched before anything is loaded."""
+        if self.rule not in RULES:
+            raise SearchError(
+                f"rule is {self.rule!r}, expected one of {', '.join(RULES)}; choose one"
+            )
+        if self.density is not None and not 0 < self.density < 1:
+            raise SearchError(f"density is {self.density}, expected 0 to 1, e.g. {DENSITY}")
+        if min(self.steps, self.refine_steps, self.batch, self.held_out, self.prior_count) < 1:
+            raise SearchError("steps, batch, held_out and prior_count must be at least 1")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What :func:`find` is doing.
+
+    Attributes:
+        stage: ``prior``, the name of a search, or ``certificate``.
+        step: Steps done.
+        steps: Steps in all.
+        loss: Of the last gradient, where there is one.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    loss: float | None = None
+
+
+Notify = Callable[[Step], object]
+
+
+def find(
+    pipeline: Any,
+    subject: Subject,
+    *,
+    settings: Settings | None = None,
+    prior: Float[Tensor, "n 3 h w"] | None = None,
+    cache_dir: Path | None = None,
+    state_dir: Path | None = None,
+    on_progress: Notify | None = None,
+) -> Concept:
+    """Find a subject's concept neurons (Algorithms 1 and A2, Sec. 3.1) and certify them.
+
+    Args:
+        pipeline: Text-to-image pipeline; its U-Net is not changed.
+        subject: Photos, noun and identifier.
+        settings: How to search.
+        prior: Pictures of other things of the noun, RGB in [0, 1]; drawn by the model if None.
+        cache_dir: Where drawn prior pictures are kept.
+        state_dir: Where the search is saved every 50 steps and resumed from; None saves nothing.
+        on_progress: Called after every step.
+
+    Returns:
+        The concept, at the density that the line search chose or the settings fix.
+
+    Raises:
+        ConesError: Of the part concerned. The model's weights are untouched in that case.
+    """
+    settings = settings or Settings()
+    notify = on_progress or (lambda step: None)
+    started = time.monotonic()
+    backbone = backbone_for(pipeline)
+    if prior is None:
+        prior = prior_images(
+            pipeline,
+            noun=subject.noun,
+            count=settings.prior_count,
+            steps=settings.prior_steps,
+            batch=16,
+            seed=settings.seed,
+            cache_dir=cache_dir,
+            on_progress=lambda done, count: notify(Step("prior", done, count)),
+        )
+    embeddings = backbone.register(subject.identifier)
+    loss = implanting_loss(backbone, subject, prior, settings)
+    weights = backbone.weights(settings.scope)
+    backbone.release()
+    base = BaseCheck.of(weights, backbone.model_id)
+    key = fingerprint(base, loss, settings)
+    levels = find_levels(loss, weights, settings, state_dir and state_dir / key, notify)
+    certificate, level = certify(
+        loss,
+        weights,
+        levels,
+        density=settings.density,
+        samples=settings.held_out,
+        seed=settings.seed,
+        on_progress=lambda done, count: notify(Step("certificate", done, count)),
+    )
+    certificate["seconds"] = round(time.monotonic() - started, 1)
+    member = Member(subject.identifier, subject.noun, embeddings)
+    return Concept(levels, level, (member,), base, asdict(settings), certificate)
+
+
+def implanting_loss(
+    backbone: Any, subject: Subject, prior: Float[Tensor, "n 3 h w"], settings: Settings
+) -> ImplantingLoss:
+    """Put both halves of Eq. 4 together: ``a V* cat`` for the photos, ``a cat`` for the prior."""
+    return ImplantingLoss(
+        backbone,
+        examples(backbone, subject, flip=settings.flip),
+        examples(backbone, prior, f"a {subject.noun}"),
+        prior_weight=settings.prior_weight,
+        weighting=settings.weighting,
+        batch=settings.batch,
+    )
+
+
+def find_levels(
+    loss: ImplantingLoss | JointLoss,
+    weights: Mapping[str, Tensor],
+    settings: Settings,
+    state_dir: Path | None = None,
+    notify: Notify = lambda step: None,
+    *,
+    within: ConceptMask | None = None,
+) -> tuple[ConceptMask, ...]:
+    """Run the rule of the settings and give its nested masks, sparse to dense."""
+    target = settings.density or DENSITY
+    densities = tuple(sorted({*(d for d in DENSITIES if d != target), target}))
+    question = Question(
+        losses=lambda step: loss.at(step, seed=settings.seed),
+        weights=weights,
+        densities=densities,
+        density=target,
+        steps=settings.steps,
+        refine_steps=settings.refine_steps,
+        rate=settings.rate,
+        guard=settings.guard,
+        within=within,
+        drain=lambda name, search: drain(name, search, state_dir, notify),
+    )
+    return RULES[settings.rule](question)
+
+
+def drain(
+    name: str,
+    search: Callable[[SearchState | None], Generator],
+    state_dir: Path | None,
+    notify: Notify,
+) -> tuple[Any, SearchState | None]:
+    """Run one search to its end, resuming from and saving to ``state_dir``.
+
+    Also saves when interrupted, so that Ctrl-C loses nothing.
+    """
+    path = state_dir and state_dir / f"{name}.safetensors"
+    state = SearchState.load(path) if path and path.exists() else None
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    running = search(state)
+    try:
+        while True:
+            progress = next(running)
+            state = progress.state
+            notify(Step(name, progress.step, progress.steps, progress.loss))
+            if path and (progress.step % SAVE_EVERY == 0 or progress.step == progress.steps):
+                state.save(path)
+    except StopIteration as finished:
+        return finished.value, state
+    except BaseException:
+        if path and state is not None:
+            state.save(path)
+        raise
+
+
+def fingerprint(base: BaseCheck, loss: ImplantingLoss, settings: Settings) -> str:
+    """Name a search by all it depends on, so that only the same one is ever resumed."""
+    digest = hashlib.sha256(f"{base.layout} {base.weights}".encode())
+    digest.update(json.dumps(asdict(settings), sort_keys=True).encode())
+    for pairs in (loss.subject, loss.prior):
+        digest.update(_bytes(pairs))
+    return digest.hexdigest()[:16]
+
+
+def _bytes(pairs: Examples | None) -> bytes:
+    if pairs is None:
+        return b""
+    tensors = [pairs.latents, *pairs.condition.values()]
+    return b"".join(t.detach().cpu().float().numpy().tobytes() for t in tensors)

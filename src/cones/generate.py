@@ -1,0 +1,160 @@
+"""Draw pictures with concepts: shut their neurons, sample, put every bit back.
+
+Picture ``i`` depends on ``seed + i`` alone, so the untouched model, a concept and a control can
+be compared noise for noise.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import reduce
+from typing import Any
+
+import torch
+from PIL import Image
+
+from cones.backbones import backbone_for
+from cones.base_check import BaseCheck
+from cones.concept import Concept
+from cones.errors import SearchError
+from cones.intervention import shut
+from cones.mask import ConceptMask
+
+BATCH = 8
+
+
+def prepare(pipeline: Any, concepts: Sequence[Concept]) -> ConceptMask | None:
+    """Check the base model, register the identifiers and join the masks (Sec. 3.2).
+
+    Returns:
+        The union of the concepts' masks, or None without concepts.
+
+    Raises:
+        MaskError: A concept was found on another base model. Nothing has been changed then.
+    """
+    if not concepts:
+        return None
+    backbone = backbone_for(pipeline)
+    live = backbone.weights("both")
+    for concept in concepts:
+        searched = {n: live[n] for n in concept.mask.shapes if n in live}
+        concept.require_base(BaseCheck.of(searched, backbone.model_id))
+    for concept in concepts:
+        for member in concept.members:
+            backbone.register(member.identifier, embeddings=member.embeddings or None)
+    return reduce(_join, [concept.mask for concept in concepts])
+
+
+def _join(a: ConceptMask, b: ConceptMask) -> ConceptMask:
+    """Join two masks, also of different scopes (cross- and self-attention)."""
+    shapes = {**a.shapes, **b.shapes}
+    wide = [
+        ConceptMask(shapes, {**ConceptMask.empty(shapes).indices, **mask.indices})
+        for mask in (a, b)
+    ]
+    return wide[0] | wide[1]
+
+
+def missing_identifiers(concepts: Sequence[Concept], prompts: Sequence[str]) -> list[str]:
+    """List identifiers that no prompt mentions: their subjects will hardly appear."""
+    members = [member.identifier for concept in concepts for member in concept.members]
+    return [word for word in members if not any(word in prompt for prompt in prompts)]
+
+
+def sample(
+    pipeline: Any,
+    prompts: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    steps: int = 50,
+    guidance: float = 7.5,
+    negative_prompt: str | None = None,
+    on_progress: Callable[[int, int], object] | None = None,
+) -> list[Image.Image]:
+    """Draw one picture per prompt and seed with the model as it is.
+
+    Args:
+        pipeline: Text-to-image pipeline.
+        prompts: One per picture.
+        seeds: One per picture; a picture depends on its own alone.
+        steps: Steps of the pipeline's sampler.
+        guidance: Scale of classifier-free guidance.
+        negative_prompt: What to stay away from.
+        on_progress: Called with pictures done and their number.
+    """
+    if len(prompts) != len(seeds) or steps < 1:
+        raise SearchError(
+            f"found {len(prompts)} prompts, {len(seeds)} seeds, {steps} steps; expected a seed "
+            "per prompt and at least one step"
+        )
+    images: list[Image.Image] = []
+    before = dict(getattr(pipeline, "_progress_bar_config", {}))
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.vae.to(pipeline.unet.device)
+    pipeline.text_encoder.to(pipeline.unet.device)
+    side = backbone_for(pipeline).resolution
+    for start in range(0, len(prompts), BATCH):
+        part = slice(start, start + BATCH)
+        generators = [torch.Generator().manual_seed(s) for s in seeds[part]]
+        result = pipeline(
+            list(prompts[part]),
+            negative_prompt=[negative_prompt] * len(generators) if negative_prompt else None,
+            height=side,
+            width=side,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=generators,
+        )
+        images += result.images
+        if on_progress:
+            on_progress(len(images), len(prompts))
+    pipeline.set_progress_bar_config(**before)
+    return images
+
+
+def generate(
+    pipeline: Any,
+    concepts: Sequence[Concept],
+    prompt: str | Sequence[str],
+    *,
+    seed: int = 0,
+    steps: int = 50,
+    guidance: float = 7.5,
+    count: int = 4,
+    strength: float = 1.0,
+    negative_prompt: str | None = None,
+    on_progress: Callable[[int, int], object] | None = None,
+) -> list[Image.Image]:
+    """Draw ``count`` pictures of every prompt with the concepts' neurons shut.
+
+    Args:
+        pipeline: Text-to-image pipeline; its weights are as before afterwards, bit for bit.
+        concepts: Concepts to join; none draws with the untouched model.
+        prompt: One prompt or several, with the concepts' identifiers in them.
+        seed: Of the first picture of each prompt; the others count on.
+        steps: Steps of the pipeline's sampler.
+        guidance: Scale of classifier-free guidance.
+        count: Pictures per prompt.
+        strength: 1 shuts, less shrinks to ``(1 - strength) * theta``.
+        negative_prompt: What to stay away from.
+        on_progress: Called with pictures done and their number.
+
+    Returns:
+        The pictures, prompt by prompt.
+
+    Raises:
+        ConesError: Of the part concerned; the model is as before.
+    """
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    mask = prepare(pipeline, concepts)
+    with ExitStack() as stack:
+        if mask is not None:
+            stack.enter_context(shut(pipeline.unet, mask, strength=strength))
+        return sample(
+            pipeline,
+            [said for said in prompts for _ in range(count)],
+            seeds=[seed + i for _ in prompts for i in range(count)],
+            steps=steps,
+            guidance=guidance,
+            negative_prompt=negative_prompt,
+            on_progress=on_progress,
+        )

@@ -1,0 +1,52 @@
+"""Stage 2: the KL autoencoder, 64 px pictures to 8 x 8 latents of 8 channels (factor 8)."""
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn import functional as F
+
+from cones.mini.training import Recipe
+
+RECIPE = Recipe(steps=1600, batch=16, rate=1.5e-3, average=0.995)
+DECODER = Recipe(steps=3000, batch=16, rate=4e-4, average=0.995)
+KL_WEIGHT = 1e-5
+
+
+def build() -> AutoencoderKL:
+    """Return the untrained autoencoder."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 64, 128),
+        layers_per_block=1,
+        latent_channels=8,
+        norm_num_groups=8,
+        sample_size=64,
+    ).to(memory_format=torch.channels_last)
+
+
+def _edges(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    return pixels.diff(dim=-1), pixels.diff(dim=-2)
+
+
+def reconstruction_loss(found: Tensor, pixels: Tensor) -> Tensor:
+    """Compare pictures in [-1, 1] by value (L1 and L2) and by their edges (L1)."""
+    edges = zip(_edges(found), _edges(pixels), strict=True)
+    sharp = sum(F.l1_loss(a, b) for a, b in edges)
+    return F.l1_loss(found, pixels) + 2 * F.mse_loss(found, pixels) + sharp
+
+
+def loss(model: AutoencoderKL, pixels: Tensor, noise: Tensor) -> Tensor:
+    """Reconstruct through the sampled posterior; KL to the unit normal, per pixel value."""
+    with torch.autocast("cpu", torch.bfloat16):
+        posterior = model.encode(pixels).latent_dist
+        found = model.decode(posterior.mean + posterior.std * noise).sample
+    kl = posterior.kl().mean() / pixels[0].numel()
+    return reconstruction_loss(found.float(), pixels) + KL_WEIGHT * pixels[0].numel() * kl
+
+
+def decoder_loss(model: AutoencoderKL, pixels: Tensor, latents: Tensor) -> Tensor:
+    """Reconstruct from given latents: trains the decoder alone, latents stay as they are."""
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.decode(latents).sample
+    return reconstruction_loss(found.float(), pixels)

@@ -1,0 +1,112 @@
+"""What the built-in model knows: its nouns, places, styles, and how they are said.
+
+One picture is described by a :class:`Scene`; :func:`caption` puts a scene into words. The
+words are few on purpose: a small model draws few things well or many things badly.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Noun of the corpus -> other words for the same thing. Every subject's noun is among them.
+NOUNS = {
+    "ball": (),
+    "barrel": ("wooden barrel",),
+    "car": ("automobile",),
+    "cat": ("kitten",),
+    "chair": ("seat",),
+    "cup": ("mug",),
+    "dog": ("puppy",),
+    "doll": (),
+    "flower": ("flowers", "tulips"),
+    "guitar": (),
+    "hat": (),
+    "jar": ("jug",),
+    "rabbit": ("bunny",),
+    "shoe": ("shoes", "sneakers"),
+    "sofa": ("couch",),
+    "sunglasses": ("glasses",),
+    "teapot": ("kettle",),
+    "teddy bear": ("teddy",),
+    "train": ("toy train",),
+    "woman": ("lady",),
+}
+# Synonyms true of one finer name only: the word is used where the catalogue's name holds it.
+ONLY_WHEN_NAMED = {"wooden barrel", "tulips", "sneakers", "toy train", "kettle"}
+
+PLACES = {
+    "beach": "on a beach",
+    "desert": "in a desert",
+    "forest": "in a forest",
+    "grass": "on the grass",
+    "lake": "by a lake",
+    "lobby": "in a lobby",
+    "meadow": "in a meadow",
+    "night": "at night",
+    "park": "in a park",
+    "plain": "on a plain background",
+    "road": "on a road",
+    "room": "in a room",
+    "sea": "by the sea",
+    "seaside": "at the seaside",
+    "snow": "in the snow",
+    "square": "in a city square",
+    "street": "in a street",
+    "wooden floor": "on a wooden floor",
+}
+# Nonsense words strewn before a noun now and then, as they occur in any scraped corpus: the
+# model learns to ignore them, and one of them lends its embedding to a new identifier V*.
+RARE_WORDS = ("sks", "ktn", "pll", "ucd", "wnv")
+RARE_RATE = 0.03
+NO_PLURAL_ARTICLE = ("flowers", "tulips", "shoes", "sneakers", "sunglasses", "glasses")
+
+PHOTO_PREFIXES = ("a photo of {}", "a picture of {}", "{}", "{}", "a photograph of {}")
+EMOJI_PREFIXES = ("an emoji of {}", "a drawing of {}", "a cartoon of {}", "a sticker of {}")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object of a scene: its noun, the catalogue's finer name, its colour word or None."""
+
+    noun: str
+    name: str
+    colour: str | None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows: things from left to right, how they stand, where, in what style."""
+
+    things: tuple[Thing, ...]
+    relation: str
+    place: str
+    drawn: bool
+
+
+def phrase(thing: Thing, rng: np.random.Generator) -> str:
+    """Name one thing with its article, sometimes its colour, sometimes a synonym."""
+    others = [w for w in NOUNS[thing.noun] if w not in ONLY_WHEN_NAMED or w in thing.name]
+    noun = str(rng.choice(others)) if others and rng.random() < 0.2 else thing.noun
+    words = [noun]
+    if thing.colour and rng.random() < 0.8:
+        words.insert(0, thing.colour)
+    if rng.random() < RARE_RATE:
+        words.insert(0, str(rng.choice(RARE_WORDS)))
+    if noun in NO_PLURAL_ARTICLE:
+        return " ".join(words)
+    article = "an" if words[0][0] in "aeiou" else "a"
+    return " ".join([article, *words])
+
+
+def caption(scene: Scene, rng: np.random.Generator) -> str:
+    """Describe a scene in one of several ways; about one in five omits the place."""
+    phrases = [phrase(thing, rng) for thing in scene.things]
+    if len(phrases) == 2 and scene.relation:
+        body = f"{phrases[0]} {scene.relation} {phrases[1]}"
+    else:
+        body = ", ".join(phrases[:-1]) + " and " + phrases[-1] if len(phrases) > 1 else phrases[0]
+    if rng.random() < 0.8:
+        body = f"{body} {PLACES[scene.place]}"
+    styles = EMOJI_PREFIXES if scene.drawn and rng.random() < 0.8 else PHOTO_PREFIXES
+    prefixes = ("{}",) if scene.drawn and styles is PHOTO_PREFIXES else styles
+    return str(rng.choice(prefixes)).format(body)
