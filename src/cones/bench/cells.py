@@ -1,0 +1,110 @@
+"""What the search benchmarks have in common: subjects on disk, and one search as one cell."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cones.backbones import backbone_for
+from cones.base_check import BaseCheck
+from cones.concept import Concept
+from cones.errors import SubjectError
+from cones.find import Settings, Step
+from cones.subject import Subject
+
+Notify = Callable[[Step], object]
+Finder = Callable[..., Concept]
+
+
+@dataclass(frozen=True)
+class Photos:
+    """A subject's folder: its name, its noun and where it is."""
+
+    name: str
+    noun: str
+    folder: Path
+
+    def subject(self, size: int) -> Subject:
+        """Read the photos."""
+        return Subject.from_folder(self.folder, noun=self.noun, size=size)
+
+    @property
+    def digest(self) -> str:
+        """Name the folder's content."""
+        found = hashlib.sha256(self.noun.encode())
+        for file in sorted(self.folder.iterdir()):
+            if file.is_file():
+                found.update(file.name.encode() + file.read_bytes())
+        return found.hexdigest()[:16]
+
+
+def subject_folders(root: Path | str) -> list[Photos]:
+    """List the folders of ``root`` that hold a ``subject.json`` with a noun.
+
+    Raises:
+        SubjectError: There is none, or one names no noun.
+    """
+    root, found = Path(root), []
+    for file in sorted(root.glob("*/subject.json")):
+        try:
+            noun = json.loads(file.read_text("utf-8"))["noun"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise SubjectError(
+                f"{file.parent.name}/subject.json names no noun ({type(error).__name__}); "
+                'expected {"noun": "cat"}; add it'
+            ) from error
+        found.append(Photos(file.parent.name, str(noun), file.parent))
+    if not found:
+        raise SubjectError(
+            f"found no subjects in {str(root)!r}; expected folders with photos and a "
+            "subject.json; pass for example examples/photos"
+        )
+    return found
+
+
+def model_key(pipeline: Any) -> str:
+    """Name the model by its searched weights."""
+    backbone = backbone_for(pipeline)
+    base = BaseCheck.of(backbone.weights("both"), backbone.model_id)
+    return f"{base.layout} {base.weights}"
+
+
+def cell_key(kind: str, model: str, photos: Photos, settings: Settings) -> dict[str, Any]:
+    """Gather all that a cell's figures depend on."""
+    return {
+        "kind": kind,
+        "model": model,
+        "subject": photos.name,
+        "photos": photos.digest,
+        "settings": asdict(settings),
+    }
+
+
+def search_cell(
+    pipeline: Any, photos: Photos, settings: Settings, *, work: Path, finder: Finder
+) -> tuple[dict[str, Any], Concept, Subject]:
+    """Search one subject and give its row: the certificate's figures and the time it took.
+
+    The search itself is resumed too when it was interrupted; its state is deleted at its end.
+    """
+    subject = photos.subject(backbone_for(pipeline).resolution)
+    state = work / "state" / f"{photos.name}-{settings.rule}-{settings.seed}"
+    concept = finder(
+        pipeline, subject, settings=settings, cache_dir=work / "prior", state_dir=state
+    )
+    shutil.rmtree(state, ignore_errors=True)
+    certificate: Mapping[str, Any] = concept.certificate
+    row = {
+        "subject": photos.name,
+        "noun": photos.noun,
+        "rule": settings.rule,
+        "seed": settings.seed,
+        "density": concept.mask.density,
+        "neurons": len(concept.mask),
+        "seconds": {"find": certificate.get("seconds")},
+        **{side: dict(certificate[side]) for side in ("untouched", "shut", "random")},
+    }
+    return row, concept, subject
