@@ -103,6 +103,17 @@ def test_latent_scores_do_not_depend_on_the_scale_of_the_ranking():
     assert float(found[1].mean()) == pytest.approx(-1, abs=0.5)
 
 
+def test_an_outlier_of_the_ranking_can_still_be_exchanged():
+    losses, best = planted()
+    ranking = random_weights((12, 10), (80,), seed=4)
+    ranking["w0"][0, 0] = 200.0
+    start = select(ranking, WEIGHTS, density=len(best) / 200)
+    assert 0 in start.indices["w0"]
+    assert 0 not in best.indices["w0"]
+    found = run(refine(losses, WEIGHTS, start, steps=60, rate=0.1, ranking=ranking))
+    assert found == best
+
+
 def test_guard_and_within_are_respected():
     losses, best = planted(share=0.3)
     ranking = random_weights((12, 10), (80,), seed=4)
@@ -181,6 +192,28 @@ def test_rounds_grow_by_equal_shares(per):
         shut_in_rounds(losses, WEIGHTS, density=0.2, rounds=2, steps=2, within=levels[1])
     )
     assert limited[-1] == levels[1]
+
+
+@pytest.mark.parametrize("by", ["sum", "consistency"])
+def test_the_second_round_measures_anew_with_the_first_in_place(by):
+    losses, weights = TwoLayers(), TwoLayers().weights()
+
+    def picked(offset, weights):
+        moments = run(score_moments(lambda k: losses(k + offset), weights, steps=5))
+        score = moments.total if by == "sum" else moments.consistency
+        return select(score, weights, density=4 / 42)
+
+    first = picked(0, weights)
+    shut = {n: w.masked_fill(first.hits()[n], 0) for n, w in weights.items()}
+    search = shut_in_rounds(losses, weights, density=8 / 42, rounds=2, steps=5, by=by)
+    assert run(search) == (first, first | picked(5, shut))
+
+
+def test_rounds_stop_where_nothing_asks_to_be_shut():
+    losses, best = planted(share=0.1)
+    levels = run(shut_in_rounds(losses, WEIGHTS, density=0.3, rounds=3, steps=2))
+    assert len(levels[0]) == 20
+    assert levels[1] == levels[2] == best
 
 
 @pytest.mark.parametrize(

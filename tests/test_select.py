@@ -80,6 +80,13 @@ def test_guard_is_measured_in_each_parameter():
     assert {n: i.tolist() for n, i in mask.indices.items()} == {"small": [0, 1], "large": [0, 1]}
 
 
+def test_guard_counts_in_population_standard_deviations():
+    weights = {"w": torch.tensor([1.0, 3.0])}  # mean 2, standard deviation 1
+    ones = {"w": torch.ones(2)}
+    assert not select(ones, weights, density=1.0, guard=1.0)
+    assert select(ones, weights, density=1.0, guard=1.01).indices["w"].tolist() == [0]
+
+
 def test_within_searches_only_that_mask():
     outer = select(SCORE, WEIGHTS, density=0.1)
     other = random_weights((20, 30), (50, 8), (100,), seed=2)

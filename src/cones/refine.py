@@ -208,7 +208,7 @@ def _close(state: SearchState, current: int, goal: dict[str | None, int], allowe
     done = {name: int((s > 0).sum()) for name, s in shut.items()}
     done[None] = sum(done.values())
     counts = {key: count - done[key] for key, count in goal.items()}
-    candidates = {n: allowed[n] & (shut[n] == 0) & (s > 0) for n, s in score.items()}
+    candidates = {n: allowed[n] & (s > 0) for n, s in score.items()}  # what is shut scores 0
     for name, hit in mark(score, candidates, counts=counts).items():
         shut[name][hit] = current
         total[name].zero_()
@@ -233,8 +233,8 @@ def _latent(
         for name in group:
             latent[name].sub_(border).div_(spread.clamp(min=1e-30))
     for name, s in latent.items():
-        least, edge = torch.zeros_like(s), torch.full_like(s, -1e-6)
-        s.copy_(torch.where(hits[name], s.maximum(least), s.minimum(edge)).clamp_(-_SPAN, _SPAN))
+        outside = s.clamp(max=-1e-6)
+        s.copy_(torch.where(hits[name], s, outside).clamp_(-_SPAN, _SPAN))
     return latent
 
 
