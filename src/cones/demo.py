@@ -5,22 +5,22 @@ model, with a random mask of the same density in every layer, and with the conce
 last row alone looks like the photos has anything been shown.
 """
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
+from cones.bench.search import controls
 from cones.concept import Concept
 from cones.concept_file import save
 from cones.find import Settings, Step, find
 from cones.generate import generate
-from cones.mask import ConceptMask
 from cones.plot import Row, picture_sheet, save_picture
+from cones.record import machine, write_json
 from cones.subject import Subject
 
 SCENES = (
@@ -33,6 +33,11 @@ SCENES = (
 )
 CONCEPT_FILE, SHEET, RECORD = "concept.safetensors", "sheet.png", "demo.json"
 STATE = "search.part"
+LABELS = {
+    "untouched": "untouched model",
+    "random": "random mask, same density per layer",
+    "shut": "concept neurons shut",
+}
 
 
 @dataclass(frozen=True)
@@ -104,22 +109,12 @@ def demo(
             "draw": round(time.monotonic() - found, 1),
         },
         "files": {"concept": CONCEPT_FILE, "sheet": SHEET},
+        "machine": machine(),
     }
     title = f"{subject.name}: {len(concept.mask):,} concept neurons ({concept.mask.density:.2%})"
     save_picture(picture_sheet(rows, title=title), folder / SHEET, record)
-    _write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
+    write_json(folder / RECORD, record)
     return record
-
-
-def controls(concept: Concept, *, seed: int) -> Mapping[str, Concept]:
-    """Give the concept and what it has to be compared with, under the names of the rows."""
-    random = concept.mask.random_like(torch.Generator().manual_seed(seed))
-    empty = ConceptMask.empty(concept.mask.shapes)
-    return {
-        "untouched model": replace(concept, levels=(empty,), level=0),
-        "random mask, same density per layer": replace(concept, levels=(random,), level=0),
-        "concept neurons shut": concept,
-    }
 
 
 def _drawn(
@@ -131,13 +126,13 @@ def _drawn(
 ) -> list[Row]:
     """Draw all scenes three times with the same noise."""
     prompts = [scene.format(subject.name) for scene in drawing.scenes]
-    shown = controls(concept, seed=drawing.seed)
+    shown = controls(concept, seed=concept.settings["seed"])
     total, rows = len(shown) * len(prompts) * drawing.count, []
-    for number, (label, drawn) in enumerate(shown.items()):
+    for number, (side, label) in enumerate(LABELS.items()):
         before = number * len(prompts) * drawing.count
         images = generate(
             pipeline,
-            [drawn],
+            [shown[side]],
             prompts,
             seed=drawing.seed,
             steps=drawing.steps,
@@ -154,12 +149,3 @@ def _drawn(
 def _photos(subject: Subject) -> Row:
     pixels = (subject.images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
     return Row(f"photos of {subject.name}", [Image.fromarray(picture) for picture in pixels])
-
-
-def _write_text(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        unfinished.write_text(text, "utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -4,20 +4,33 @@ A record holds the figures beside the settings, versions and machine they were m
 is what ``docs/results`` keeps.
 """
 
-import json
-import os
-import platform
-from collections.abc import Callable
-from importlib import metadata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from cones import record
 from cones.cli import options, places, screen
+from cones.cli import search as find
 
 Record = Annotated[
     Path | None, typer.Option("--output", "-o", help="JSON file to write, settings included.")
+]
+EXAMPLES, WORK = Path("examples/photos"), Path("runs/bench")
+Photos = Annotated[Path, typer.Option(help="Folder of subject folders, with subject.json each.")]
+Subjects = Annotated[
+    list[str] | None, typer.Option(help="Use only this subject; repeat for several.")
+]
+Seeds = Annotated[list[int], typer.Option(help="Seed of a search; repeat for several.")]
+Pictures = Annotated[
+    bool, typer.Option("--pictures/--no-pictures", help="Draw pictures and have them judged.")
+]
+Work = Annotated[Path, typer.Option(help="Folder where finished cells are kept.")]
+Docs = Annotated[
+    Path | None,
+    typer.Option(help="Folder whose results/search.json and search.md are brought up to date."),
 ]
 Repeats = Annotated[int, typer.Option(min=1, help="Measurements of each figure.")]
 app = typer.Typer(
@@ -73,6 +86,120 @@ def swap(
     )
 
 
+@app.command("search")
+@screen.guarded
+def search(
+    photos: Photos = EXAMPLES,
+    subject: Subjects = None,
+    seeds: Seeds = (0, 1),
+    pictures: Pictures = True,
+    work: Work = WORK,
+    docs: Docs = None,
+    model: options.Model = None,
+    more: options.Set = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    as_json: options.Json = False,
+) -> None:
+    """Losses on held-out samples and pictures of every subject, beside both controls.
+
+    A cell that was measured is kept in --work and not measured again.
+
+    **Example:**  cones bench search --docs docs
+    """
+    from cones.bench.search import search_figures
+
+    job = _Job("search", search_figures, photos, subject, seeds, work, docs, more or [])
+    extra = {"score": (lambda: _scorer(model)) if pictures else lambda: None}
+    _compare(job, (model, device, dtype), extra, as_json=as_json)
+
+
+@app.command("rules")
+@screen.guarded
+def rules(
+    photos: Photos = EXAMPLES,
+    subject: Subjects = None,
+    seeds: Seeds = (0, 1, 2),
+    work: Work = WORK,
+    docs: Docs = None,
+    model: options.Model = None,
+    more: options.Set = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    as_json: options.Json = False,
+) -> None:
+    """Which rule lowers the loss most on samples that no search used.
+
+    **Example:**  cones bench rules --subject siamese_cat --subject old_jar
+    """
+    from cones.bench.rules import rules_figures
+
+    job = _Job("rules", rules_figures, photos, subject, seeds, work, docs, more or [])
+    _compare(job, (model, device, dtype), {}, as_json=as_json)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A comparison over subjects: what is measured, on what, and where it is kept."""
+
+    name: str
+    measure: Callable[..., dict[str, Any]]
+    photos: Path
+    subjects: list[str] | None
+    seeds: Sequence[int]
+    work: Path
+    docs: Path | None
+    more: list[str]
+
+
+def _compare(
+    job: _Job,
+    machine: tuple[str | None, str | None, str | None],
+    extra: dict[str, Callable[[], Any]],
+    *,
+    as_json: bool,
+) -> None:
+    """Check, measure with a bar, keep and show."""
+    from cones.bench.tables import markdown
+    from cones.bench.tables import record as keep
+
+    settings = find.settings_of({}, job.more)
+    places.require_folder(job.work)
+    if job.docs is not None:
+        places.require_folder(job.docs)
+    given = {name: make() for name, make in extra.items()}
+    model, device, dtype = machine
+    pipeline = places.pipeline(model, device=device, dtype=dtype, half=False)
+    hint = f"finished cells are kept in {job.work}; the same command goes on from there"
+    with screen.resumable(hint), screen.bars() as notify:
+        found = job.measure(
+            pipeline,
+            job.photos,
+            work=job.work,
+            subjects=job.subjects,
+            seeds=job.seeds,
+            settings=settings,
+            on_progress=lambda s: notify(s.stage, s.step - 1, s.steps, None),
+            **given,
+        )
+    if job.docs is not None:
+        keep(job.name, found, job.docs)
+    if as_json:
+        screen.emit(found)
+    else:
+        screen.tell(markdown({job.name: found}))
+
+
+def _scorer(model: str | None) -> Any:
+    """Give the independent judge, and the built-in model's CLIP where that model draws."""
+    from cones.bench.search import Judged
+    from cones.encoders import load_clip
+    from cones.metrics import load_judge
+    from cones.mini import weights_path
+
+    return Judged(load_judge(), load_clip(weights_path() / "clip") if model is None else None)
+
+
 def _measure(
     name: str,
     figures: Callable[[], dict[str, Any]],
@@ -84,35 +211,18 @@ def _measure(
     """Check the output, measure, write the record and show it."""
     if output is not None:
         places.require_file(output, overwrite=overwrite)
-    record = {"bench": name, **figures(), "machine": machine()}
+    found = {"bench": name, **figures(), "machine": record.machine()}
     if output is not None:
-        unfinished = output.with_name(f".{output.name}.part")
-        unfinished.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-        unfinished.replace(output)
+        record.write_json(output, found)
     if as_json:
-        screen.emit(record)
+        screen.emit(found)
     else:
-        _tell(record)
+        _tell(found)
 
 
-def machine() -> dict[str, Any]:
-    """Describe the machine and the versions that figures depend on."""
-    import torch
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "processor": platform.machine(),
-        "gpu": device,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("cones", "torch", "diffusers")},
-    }
-
-
-def _tell(record: dict[str, Any], indent: int = 0) -> None:
+def _tell(figures: dict[str, Any], indent: int = 0) -> None:
     """Print nested figures, one on a line."""
-    for name, value in record.items():
+    for name, value in figures.items():
         if isinstance(value, dict):
             screen.tell(f"{' ' * indent}{name}")
             _tell(value, indent + 2)
