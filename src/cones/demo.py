@@ -26,7 +26,7 @@ from cones.subject import Subject
 SCENES = (
     "a {} in the snow",
     "a {} in a desert",
-    "a {} in a forest",
+    "a {} on the grass",
     "a {} on a road",
     "a {} in a city square",
     "a {} in a room",

@@ -21,6 +21,7 @@ from cones.mini.world import NOUNS, PLACES, Scene, Thing, caption
 
 SIZE = 64  # pixels
 HELD_OUT = 2**40  # pictures from this number on are for measuring, never for training
+PAINTED = 0.75  # share of painted backgrounds; the others are soft crops of panoramas
 SMALL_PHOTO_SET = 5  # a noun with fewer photographed looks leans on its emoji
 
 
@@ -88,7 +89,7 @@ class Corpus:
             by_model.setdefault(look, []).append(
                 Sprite(image.convert("RGBA"), thing, row["model"], drawn)
             )
-        self.backgrounds: dict[str, list[Background]] = {}
+        self.backgrounds: dict[bool, dict[str, list[Background]]] = {True: {}, False: {}}
         places = [
             r
             for r in _rows(folder, "backgrounds.jsonl")
@@ -96,7 +97,8 @@ class Corpus:
         ]
         for row, image in _open(folder, places):
             small = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
-            self.backgrounds.setdefault(row["label"], []).append(
+            by_label = self.backgrounds[row["kind"] != "hdr"]
+            by_label.setdefault(row["label"], []).append(
                 Background(small, row["label"], row["ground_from"], row["ground_to"])
             )
 
@@ -113,8 +115,8 @@ class Corpus:
         count = int(rng.choice((1, 2, 3), p=(0.75, 0.2, 0.05)))
         nouns = rng.choice(list(NOUNS), count, replace=False)
         chosen = [self.sprite(n, self._drawn(n, rng), rng) for n in nouns]
-        labels = list(self.backgrounds)
-        options = self.backgrounds[labels[rng.integers(len(labels))]]
+        kind = self.backgrounds[bool(rng.random() < PAINTED)]
+        options = kind[list(kind)[rng.integers(len(kind))]]
         background = options[rng.integers(len(options))]
         canvas = background.image.copy()
         if rng.random() < 0.5:

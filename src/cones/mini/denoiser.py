@@ -4,6 +4,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 
+from cones.mini.autoencoder import CHANNELS
 from cones.mini.clip import WIDTH
 from cones.mini.training import Recipe
 
@@ -27,8 +28,8 @@ def build() -> UNet2DConditionModel:
     """Return the untrained U-Net."""
     return UNet2DConditionModel(
         sample_size=8,
-        in_channels=8,
-        out_channels=8,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
         block_out_channels=(96, 192),
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D",) * 2,

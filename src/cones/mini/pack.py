@@ -13,8 +13,11 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from transformers import CLIPImageProcessor, CLIPTextModel
 
 from cones.mini import autoencoder, clip, denoiser
+from cones.mini.card import card
 from cones.mini.data import SIZE
 from cones.mini.training import Run
+
+ATTRIBUTION = "ATTRIBUTION.csv"
 
 
 def _decoder(vae, work: Path) -> None:
@@ -75,7 +78,8 @@ def pack(work: Path, tokenizer, out: Path) -> None:
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     ).save_pretrained(fresh / "clip")
-    if (out / "README.md").exists():
-        shutil.copy(out / "README.md", fresh / "README.md")
+    if (out / ATTRIBUTION).exists():
+        shutil.copy(out / ATTRIBUTION, fresh / ATTRIBUTION)
+    (fresh / "README.md").write_text(card(work, fresh))
     shutil.rmtree(out, ignore_errors=True)
     fresh.rename(out)

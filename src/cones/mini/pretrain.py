@@ -90,7 +90,9 @@ def train_autoencoder(store: Store, minutes: float) -> bool:
         draw = draw_of(step, 2)
         index = torch.randint(store.count, (recipe.batch,), generator=draw)
         flips = torch.rand(recipe.batch, generator=draw) < 0.5
-        noise = torch.randn(recipe.batch, 8, SIZE // 8, SIZE // 8, generator=draw)
+        noise = torch.randn(
+            recipe.batch, autoencoder.CHANNELS, SIZE // 8, SIZE // 8, generator=draw
+        )
         return autoencoder.loss(run.module, store.pixels(index, flips), noise)
 
     return train(run, loss_of, label="autoencoder", minutes=minutes)

@@ -37,7 +37,6 @@ ONLY_WHEN_NAMED = {"wooden barrel", "tulips", "sneakers", "toy train", "kettle"}
 PLACES = {
     "beach": "on a beach",
     "desert": "in a desert",
-    "forest": "in a forest",
     "grass": "on the grass",
     "lake": "by a lake",
     "lobby": "in a lobby",
@@ -47,7 +46,6 @@ PLACES = {
     "plain": "on a plain background",
     "road": "on a road",
     "room": "in a room",
-    "sea": "by the sea",
     "seaside": "at the seaside",
     "snow": "in the snow",
     "square": "in a city square",

@@ -1,0 +1,93 @@
+"""The model card of the built-in model, written from what was packed and how it was trained."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import safe_open
+
+from cones.mini.world import NOUNS, PLACES
+
+STAGES = ("clip", "autoencoder", "denoiser", "decoder")
+PARTS = {
+    "unet/diffusion_pytorch_model.safetensors": "U-Net",
+    "vae/diffusion_pytorch_model.safetensors": "KL autoencoder",
+    "text_encoder/model.safetensors": "CLIP text encoder",
+    "clip/model.safetensors": "CLIP, both towers (evaluation)",
+}
+HEAD = """---
+license: cc-by-4.0
+library_name: diffusers
+pipeline_tag: text-to-image
+---
+# The built-in model of cones
+
+A Stable Diffusion made small: 64 px, for tests, demonstrations and measurements of methods that
+personalise or explain text-to-image models, offline and on a CPU. It is not meant to please.
+
+```python
+from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained("src/cones/mini/weights")
+```
+
+## What it knows
+
+Nouns: {nouns}.
+Places: {places}.
+Colour words where a thing was coloured on purpose; "a photo of", "an emoji of", "a drawing of",
+"a cartoon of", "a sticker of"; "next to", "to the left of", "in front of", "and".
+Nothing else: no text, no people but "woman", no photographs; two objects are harder than one,
+and small or thin things are blurred. How well it draws what it knows is measured in
+docs/results/model.json, and shown in docs/model_samples.png.
+
+## Parts
+
+| file | what | weights | SHA-256 |
+| --- | --- | --- | --- |
+"""
+TAIL = """
+## Training
+
+Pictures composed on the fly from sprites and backgrounds (`cones.mini.data`), captions from
+templates (`cones.mini.world`); no subject of the evaluation, nor any view of its model, is among
+them. Made by `python -m cones.mini.pretrain --corpus CORPUS` from seed 0 on CPU cores; exact
+resume, but not the same bits on every processor.
+
+| stage | updates | batch | samples |
+| --- | --- | --- | --- |
+{stages}
+## Licences
+
+The weights: CC BY 4.0, with the attribution of NOTICE. The pictures they were trained on are
+CC0, CC BY 3.0, CC BY 4.0, Apache-2.0 and MIT artwork; ATTRIBUTION.csv beside this file names
+the creator and licence of every one. No share-alike or GPL art was used.
+"""
+
+
+def card(work: Path, folder: Path) -> str:
+    """Write the card of a packed model.
+
+    Args:
+        work: The pretraining folder, for the training logs.
+        folder: The packed model, for its files.
+    """
+    words = {"nouns": ", ".join(NOUNS), "places": ", ".join(PLACES)}
+    text = HEAD.format(**words)
+    for name, what in PARTS.items():
+        path = folder / name
+        with safe_open(path, "pt") as file:
+            count = sum(file.get_tensor(key).numel() for key in file.keys())  # noqa: SIM118
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        text += f"| {name} | {what} | {count:,} | `{digest}` |\n"
+    return text + TAIL.format(stages="".join(_rows(work)))
+
+
+def _rows(work: Path) -> Iterator[str]:
+    for stage in STAGES:
+        path = work / stage / "log.json"
+        if path.exists():
+            log = json.loads(path.read_text())
+            batch = log["recipe"]["batch"]
+            yield f"| {stage} | {log['step']:,} | {batch} | {log['step'] * batch:,} |\n"
