@@ -86,6 +86,29 @@ def swap(
     )
 
 
+@app.command("scale")
+@screen.guarded
+def scale(
+    repeats: Repeats = 2,
+    output: Record = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+) -> None:
+    """One search step on the full U-Net of Stable Diffusion 1.4, random weights (10-20 GB).
+
+    **Example:**  cones bench scale --json
+    """
+    from cones.bench.scale import scale_figures
+
+    _measure(
+        "scale",
+        lambda: scale_figures(steps=repeats),
+        output=output,
+        overwrite=overwrite,
+        as_json=as_json,
+    )
+
+
 @app.command("search")
 @screen.guarded
 def search(
