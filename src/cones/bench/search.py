@@ -31,7 +31,7 @@ from cones.subject import Subject
 PROMPTS = (
     "a photo of a {} on a beach",
     "a {} in the snow",
-    "a {} in a forest",
+    "a photo of a {} in a room",
     "a {} on a road",
 )
 SIDES = ("untouched", "shut", "random")
