@@ -277,6 +277,9 @@ def test_folders_without_a_noun_are_refused(photos, tmp_path):
     ]
     with pytest.raises(SubjectError, match="found no subjects"):
         subject_folders(tmp_path / "nowhere")
+    assert [p.name for p in subject_folders(photos, ["vase", "tom"])] == ["tom", "vase"]
+    with pytest.raises(SubjectError, match="found no subject rexx; expected some of rex, tom"):
+        subject_folders(photos, ["rexx", "tom"])
     (photos / "tom" / "subject.json").write_text("{}")
     with pytest.raises(SubjectError, match=r"tom/subject\.json names no noun"):
         subject_folders(photos)

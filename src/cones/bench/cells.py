@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,15 @@ class Photos:
         return found.hexdigest()[:16]
 
 
-def subject_folders(root: Path | str) -> list[Photos]:
+def subject_folders(root: Path | str, names: Sequence[str] | None = None) -> list[Photos]:
     """List the folders of ``root`` that hold a ``subject.json`` with a noun.
 
+    Args:
+        root: Holds the folders.
+        names: Of the folders to use; None uses all.
+
     Raises:
-        SubjectError: There is none, or one names no noun.
+        SubjectError: There is none, one names no noun, or a name is not among them.
     """
     root, found = Path(root), []
     for file in sorted(root.glob("*/subject.json")):
@@ -62,7 +66,18 @@ def subject_folders(root: Path | str) -> list[Photos]:
             f"found no subjects in {str(root)!r}; expected folders with photos and a "
             "subject.json; pass for example examples/photos"
         )
-    return found
+    unknown = set(names or ()) - {photos.name for photos in found}
+    if unknown:
+        raise SubjectError(
+            f"found no subject {', '.join(sorted(unknown))}; expected some of "
+            f"{', '.join(photos.name for photos in found)}; choose among these"
+        )
+    return [photos for photos in found if not names or photos.name in names]
+
+
+def settings_shown(settings: Settings, *left_out: str) -> dict[str, Any]:
+    """Give the settings that all cells have in common."""
+    return {name: value for name, value in asdict(settings).items() if name not in left_out}
 
 
 def model_key(pipeline: Any) -> str:

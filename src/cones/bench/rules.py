@@ -5,11 +5,20 @@ shutting; the rules of one subject and seed see the same samples, before and aft
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cones.bench.cells import Finder, Notify, cell_key, model_key, search_cell, subject_folders
+from cones.bench.cells import (
+    Finder,
+    Notify,
+    Photos,
+    cell_key,
+    model_key,
+    search_cell,
+    settings_shown,
+    subject_folders,
+)
 from cones.bench.interval import average, paired
 from cones.bench.ledger import Ledger
 from cones.find import DENSITY, Settings, Step, find
@@ -52,24 +61,24 @@ def rules_figures(
     work, settings = Path(work), replace(settings or Settings(), density=density)
     notify = on_progress or (lambda step: None)
     ledger, model = Ledger(work / "rules.jsonl"), model_key(pipeline)
-    chosen = [p for p in subject_folders(folder) if subjects is None or p.name in subjects]
+    chosen = subject_folders(folder, subjects)
     cells = [
         (photos, replace(settings, rule=rule, seed=seed))
         for photos in chosen
         for seed in seeds
         for rule in rules
     ]
+
+    def measure(photos: Photos, asked: Settings) -> dict[str, Any]:
+        return search_cell(pipeline, photos, asked, work=work, finder=finder)[0]
+
     rows = []
     for number, (photos, asked) in enumerate(cells, 1):
         notify(Step("rules", number, len(cells)))
-        rows.append(
-            ledger.get(
-                cell_key("rules", model, photos, asked),
-                lambda p=photos, s=asked: search_cell(pipeline, p, s, work=work, finder=finder)[0],
-            )
-        )
+        key = cell_key("rules", model, photos, asked)
+        rows.append(ledger.get(key, lambda p=photos, s=asked: measure(p, s)))
     return {
-        "settings": {k: v for k, v in asdict(settings).items() if k not in ("rule", "seed")},
+        "settings": settings_shown(settings, "rule", "seed"),
         "density": density,
         "subjects": [photos.name for photos in chosen],
         "seeds": list(seeds),

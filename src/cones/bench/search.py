@@ -16,7 +16,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cones.bench.cells import Finder, Notify, cell_key, model_key, search_cell, subject_folders
+from cones.bench.cells import (
+    Finder,
+    Notify,
+    cell_key,
+    model_key,
+    search_cell,
+    settings_shown,
+    subject_folders,
+)
 from cones.bench.interval import average, paired
 from cones.bench.ledger import Ledger
 from cones.concept import Concept
@@ -125,7 +133,7 @@ def search_figures(
     work, settings, pictures = Path(work), settings or Settings(), pictures or Pictures()
     notify = on_progress or (lambda step: None)
     ledger, model = Ledger(work / "search.jsonl"), model_key(pipeline)
-    chosen = [p for p in subject_folders(folder) if subjects is None or p.name in subjects]
+    chosen = subject_folders(folder, subjects)
     cells = [(photos, replace(settings, seed=seed)) for photos in chosen for seed in seeds]
 
     def measure(photos: Any, asked: Settings) -> dict[str, Any]:
@@ -144,7 +152,7 @@ def search_figures(
             key |= {"pictures": asdict(pictures), "scores": list(score.figures)}
         rows.append(ledger.get(key, lambda p=photos, s=asked: measure(p, s)))
     return {
-        "settings": {k: v for k, v in asdict(settings).items() if k != "seed"},
+        "settings": settings_shown(settings, "seed"),
         "pictures": asdict(pictures) if score is not None else None,
         "subjects": [photos.name for photos in chosen],
         "seeds": list(seeds),
