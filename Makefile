@@ -1,7 +1,7 @@
 # make demo | test | check | bench. Everything is installed into .venv; nothing outside this folder is touched.
 PYTHON ?= python3
 TORCH ?= 2.13.0
-TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_ARGS ?=
 SUBJECT ?= siamese_cat
 NOUN ?= cat
 OUT ?= out/demo
@@ -25,16 +25,17 @@ bench: .venv/installed
 clean:
 	rm -rf .venv out
 
-# The CPU build of torch where there is no NVIDIA driver: a tenth of the download.
+# The CPU build of torch where there is no NVIDIA driver: a tenth of the download. Where pip does not
+# find it by itself, pass PyTorch's index of CPU wheels: make demo TORCH_ARGS="--extra-index-url URL".
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'needs Python 3.11 or newer'"
 	@$(PYTHON) -c "import ensurepip" || { echo "apt-get install python3-venv, then run make again"; exit 1; }
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	if command -v nvidia-smi >/dev/null; then \
-	  .venv/bin/python -m pip install -q "torch==$(TORCH)"; \
+	  .venv/bin/python -m pip install -q "torch==$(TORCH)" $(TORCH_ARGS); \
 	else \
-	  .venv/bin/python -m pip install -q "torch==$(TORCH)+cpu" --extra-index-url $(TORCH_CPU_INDEX) \
-	    || .venv/bin/python -m pip install -q "torch==$(TORCH)"; \
+	  .venv/bin/python -m pip install -q "torch==$(TORCH)+cpu" $(TORCH_ARGS) \
+	    || .venv/bin/python -m pip install -q "torch==$(TORCH)" $(TORCH_ARGS); \
 	fi
 	.venv/bin/python -m pip install -q -e '.[dev]'
 	touch $@

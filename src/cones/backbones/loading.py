@@ -33,6 +33,11 @@ def load_pipeline(
 
     source = _builtin() if model is None else model
     folder = Path(source)
+    if _is_path(source) and not folder.exists():
+        raise BackboneError(
+            f"found no folder {str(source)!r}; expected a model in diffusers layout, or a Hub "
+            "name such as CompVis/stable-diffusion-v1-4; correct the path"
+        )
     if folder.exists() and not (folder / "model_index.json").is_file():
         raise BackboneError(
             f"found no model_index.json in {str(source)!r}; expected a folder in diffusers "
@@ -50,6 +55,11 @@ def load_pipeline(
         ) from error
     _set_sampler(pipeline)
     return pipeline.to(device)
+
+
+def _is_path(source: str | Path) -> bool:
+    """Tell a path from a Hub name: ``owner/name``, or one word."""
+    return isinstance(source, Path) or source.startswith((".", "/", "~")) or source.count("/") > 1
 
 
 def _builtin() -> Path:

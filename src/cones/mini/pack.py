@@ -10,14 +10,16 @@ from pathlib import Path
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
-from transformers import CLIPImageProcessor, CLIPTextModel
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel
 
+from cones.errors import BackboneError
 from cones.mini import autoencoder, clip, denoiser
-from cones.mini.card import card
+from cones.mini.card import STAGES, card
 from cones.mini.data import SIZE
-from cones.mini.training import Run
+from cones.mini.training import Recipe, Run
 
 ATTRIBUTION = "ATTRIBUTION.csv"
+LOGS = "training.json"  # recipe, updates and every 20th loss of each stage
 
 
 def _decoder(vae, work: Path) -> None:
@@ -81,5 +83,46 @@ def pack(work: Path, tokenizer, out: Path) -> None:
     if (out / ATTRIBUTION).exists():
         shutil.copy(out / ATTRIBUTION, fresh / ATTRIBUTION)
     (fresh / "README.md").write_text(card(work, fresh))
+    logs = {stage: _log(work, stage) for stage in STAGES if _log(work, stage)}
+    (fresh / LOGS).write_text(json.dumps(logs))
     shutil.rmtree(out, ignore_errors=True)
     fresh.rename(out)
+
+
+def _log(work: Path, stage: str) -> dict:
+    path = work / stage / "log.json"
+    if not path.exists():
+        return {}
+    log = json.loads(path.read_text())
+    return log | {"losses": log["losses"][::20]}
+
+
+def unpack(folder: Path, work: Path) -> None:
+    """Turn a packed model back into checkpoints that training can go on from.
+
+    Weights are those of the pack (averaged, rounded to fp16); the optimiser starts afresh, so
+    this continues a training but does not repeat it bit for bit.
+
+    Raises:
+        BackboneError: ``work`` already holds checkpoints. Nothing has been changed.
+    """
+    if any((work / stage).exists() for stage in STAGES):
+        raise BackboneError(
+            f"found checkpoints in {work}, expected a new folder; leave out --start to go on "
+            "from them, or give another --work"
+        )
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    logs = json.loads((folder / LOGS).read_text())
+    modules = {
+        "clip": CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32),
+        "autoencoder": pipeline.vae,
+        "denoiser": pipeline.unet,
+    }
+    for stage, module in modules.items():
+        recipe = Recipe(**logs[stage]["recipe"])
+        run = Run(module, recipe, work / stage)
+        run.step, run.losses = logs[stage]["step"], logs[stage]["losses"]
+        run.save()
+    pipeline.tokenizer.save_pretrained(work / "tokenizer")
+    spread = {"scaling_factor": pipeline.vae.config.scaling_factor}
+    (work / "latents.json").write_text(json.dumps(spread))

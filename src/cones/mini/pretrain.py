@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from cones.mini import autoencoder, clip, denoiser, text, weights_path
 from cones.mini.data import SIZE, Corpus, pictures
-from cones.mini.pack import pack
+from cones.mini.pack import pack, unpack
 from cones.mini.training import Run, train
 
 SEED = 0
@@ -54,8 +55,15 @@ class Store:
         parts = [np.load(path) for path in files if ".part" not in path.name]
         self.images = np.concatenate([part["images"] for part in parts])
         self.captions = [str(c) for part in parts for c in part["captions"]]
-        self.tokenizer = text.learn_tokenizer(self.captions)
+        self.tokenizer = self._tokenizer()
         self.tokens = text.tokenize(self.tokenizer, [*self.captions, ""])
+
+    def _tokenizer(self) -> CLIPTokenizer:
+        """Learn the tokenizer once: every later stage depends on its numbers."""
+        folder = self.work / "tokenizer"
+        if not folder.exists():
+            text.learn_tokenizer(self.captions).save_pretrained(folder)
+        return CLIPTokenizer.from_pretrained(folder)
 
     def pixels(self, index: Tensor, flips: Tensor | None = None) -> Tensor:
         """Return pictures in [-1, 1], ``(n, 3, 64, 64)``, mirrored where ``flips``."""
@@ -105,20 +113,28 @@ def finished(store: Store, stage: str, module: torch.nn.Module, recipe) -> torch
 
 @torch.no_grad()
 def cache_latents(store: Store) -> None:
-    """Encode every picture (posterior mean) and caption (text states) once."""
+    """Encode every picture once (posterior mean); their spread sets the scaling factor."""
     vae = finished(store, "autoencoder", autoencoder.build(), autoencoder.RECIPE)
-    tower = finished(store, "clip", clip.build(store.tokenizer), clip.RECIPE).text_model
-    latents, states = [], []
+    latents = []
     for index in torch.arange(store.count).split(250):
         with torch.autocast("cpu", torch.bfloat16):
             latents.append(vae.encode(store.pixels(index)).latent_dist.mean.half())
-    for tokens in store.tokens.split(500):
-        states.append(tower(tokens).last_hidden_state.half())
     found = torch.cat(latents)
     np.save(store.work / "latents.npy", found.numpy())
+    if not (store.work / "latents.json").exists():
+        spread = {"scaling_factor": 1 / found.float().std().item()}
+        (store.work / "latents.json").write_text(json.dumps(spread))
+
+
+@torch.no_grad()
+def cache_states(store: Store) -> None:
+    """Encode every caption once, the empty one last."""
+    tower = finished(store, "clip", clip.build(store.tokenizer), clip.RECIPE).text_model
+    states = [tower(tokens).last_hidden_state.half() for tokens in store.tokens.split(500)]
     np.save(store.work / "states.npy", torch.cat(states).numpy())
-    spread = {"scaling_factor": 1 / found.float().std().item()}
-    (store.work / "latents.json").write_text(json.dumps(spread))
+
+
+CACHES = {"latents": cache_latents, "states": cache_states}
 
 
 def train_denoiser(store: Store, minutes: float) -> bool:
@@ -168,24 +184,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpus", type=Path, required=True, help="sprite corpus folder")
     parser.add_argument("--work", type=Path, default=Path("runs/mini"), help="checkpoints")
+    parser.add_argument("--start", type=Path, help="go on from a packed model, in a new --work")
     parser.add_argument("--out", type=Path, default=None, help="where to pack the model")
     parser.add_argument("--pictures", type=int, default=60_000, help="pictures to compose")
-    parser.add_argument("--stage", choices=["pictures", *STAGES, "latents", "pack"])
+    parser.add_argument("--stage", choices=["pictures", *STAGES, *CACHES, "pack"])
     parser.add_argument("--budget-minutes", type=float, default=float("inf"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     store = Store(options.work, options.pictures)
+    if options.start:
+        unpack(options.start, options.work)
     store.compose(options.corpus)
     if options.stage == "pictures":
         return
     store.open()
     chosen = [options.stage] if options.stage else [*STAGES, "pack"]
     for stage in chosen:
-        needs_latents = stage == "denoiser" and not (store.work / "latents.json").exists()
-        if stage == "latents" or needs_latents:
-            cache_latents(store)
+        for cache, fill in CACHES.items():
+            missing = not (store.work / f"{cache}.npy").exists()
+            if stage == cache or (stage == "denoiser" and missing):
+                fill(store)
         if stage in STAGES and not STAGES[stage](store, options.budget_minutes):
             return  # out of time: the same command continues here
         if stage == "pack":
