@@ -174,3 +174,43 @@ def test_shipped_weights_are_those_of_the_model_card():
     assert hashlib.sha256(file.read_bytes()).hexdigest() in card
     size = sum(p.stat().st_size for p in weights_path().rglob("*") if p.is_file())
     assert size < 60e6
+
+
+def test_packed_model_is_a_plain_pipeline_and_training_can_go_on_from_it(tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    from cones.errors import BackboneError
+    from cones.mini import autoencoder, clip, denoiser
+    from cones.mini.pack import pack, unpack
+
+    work, out = tmp_path / "work", tmp_path / "model"
+    tokenizer = text.learn_tokenizer(["a photo of a sks car"])
+    stages = {
+        "clip": (clip.build(tokenizer), clip.RECIPE),
+        "autoencoder": (autoencoder.build(), autoencoder.RECIPE),
+        "denoiser": (denoiser.build(), denoiser.RECIPE),
+    }
+    for number, (name, (module, recipe)) in enumerate(stages.items()):
+        run = Run(module, recipe, work / name)
+        run.step, run.losses = 40 + number, [1.0, 0.5]
+        run.save()
+    (work / "latents.json").write_text(json.dumps({"scaling_factor": 0.7}))
+    pack(work, tokenizer, out)
+
+    pipeline = StableDiffusionPipeline.from_pretrained(out)
+    assert pipeline.vae.config.scaling_factor == 0.7
+    denoise = stages["denoiser"][0].state_dict()
+    for name, weight in pipeline.unet.state_dict().items():
+        assert torch.equal(weight.float(), denoise[name].half().float())
+    card = (out / "README.md").read_text()
+    file = out / "unet" / "diffusion_pytorch_model.safetensors"
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in card
+    assert "| denoiser | 42 | 64 | 2,688 |" in card
+
+    unpack(out, tmp_path / "again")
+    rest = Run(denoiser.build(), denoiser.RECIPE, tmp_path / "again" / "denoiser")
+    assert rest.step == 42
+    first = next(iter(denoise))
+    assert torch.equal(rest.weights[first], denoise[first].half().float())
+    with pytest.raises(BackboneError, match="already|found checkpoints"):
+        unpack(out, tmp_path / "again")
