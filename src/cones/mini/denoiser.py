@@ -35,7 +35,7 @@ def build() -> UNet2DConditionModel:
         down_block_types=("CrossAttnDownBlock2D",) * 2,
         up_block_types=("CrossAttnUpBlock2D",) * 2,
         cross_attention_dim=WIDTH,
-        attention_head_dim=6,
+        attention_head_dim=3,  # the number of heads, in diffusers' old naming
         norm_num_groups=16,
     )
 

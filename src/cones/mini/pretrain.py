@@ -145,14 +145,13 @@ def train_denoiser(store: Store, minutes: float) -> bool:
     torch.manual_seed(SEED)
     recipe, schedule = denoiser.RECIPE, denoiser.scheduler()
     run = Run(denoiser.build(), recipe, store.work / "denoiser")
-    fast = torch.compile(run.module)
 
     def loss_of(step: int) -> Tensor:
         draw = draw_of(step, 3)
         index = torch.randint(store.count, (recipe.batch,), generator=draw)
         empty = torch.rand(recipe.batch, generator=draw) < denoiser.DROPOUT
         said = states[torch.where(empty, store.count, index)].float()
-        return denoiser.loss(fast, schedule, latents[index].float() * scale, said, draw)
+        return denoiser.loss(run.module, schedule, latents[index].float() * scale, said, draw)
 
     return train(run, loss_of, label="denoiser", minutes=minutes)
 
