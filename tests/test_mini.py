@@ -205,7 +205,7 @@ def test_packed_model_is_a_plain_pipeline_and_training_can_go_on_from_it(tmp_pat
     card = (out / "README.md").read_text()
     file = out / "unet" / "diffusion_pytorch_model.safetensors"
     assert hashlib.sha256(file.read_bytes()).hexdigest() in card
-    assert "| denoiser | 42 | 64 | 2,688 |" in card
+    assert f"| denoiser | 42 | {denoiser.RECIPE.steps:,} | 64 | 2,688 |" in card
 
     unpack(out, tmp_path / "again")
     rest = Run(denoiser.build(), denoiser.RECIPE, tmp_path / "again" / "denoiser")

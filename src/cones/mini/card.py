@@ -39,8 +39,9 @@ Places: {places}.
 Colour words where a thing was coloured on purpose; "a photo of", "an emoji of", "a drawing of",
 "a cartoon of", "a sticker of"; "next to", "to the left of", "in front of", "and".
 Nothing else: no text, no people but "woman", no photographs; two objects are harder than one,
-and small or thin things are blurred. How well it draws what it knows is measured in
-docs/results/model.json, and shown in docs/model_samples.png.
+and small or thin things are blurred. How well it draws what it knows is measured by
+`python -m cones.mini.quality`. Where the table below says fewer updates than planned, training is
+unfinished and goes on with `python -m cones.mini.pretrain --start`.
 
 ## Parts
 
@@ -55,8 +56,8 @@ templates (`cones.mini.world`); no subject of the evaluation, nor any view of it
 them. Made by `python -m cones.mini.pretrain --corpus CORPUS` from seed 0 on CPU cores; exact
 resume, but not the same bits on every processor.
 
-| stage | updates | batch | samples |
-| --- | --- | --- | --- |
+| stage | updates | planned | batch | samples |
+| --- | --- | --- | --- | --- |
 {stages}
 ## Licences
 
@@ -89,5 +90,6 @@ def _rows(work: Path) -> Iterator[str]:
         path = work / stage / "log.json"
         if path.exists():
             log = json.loads(path.read_text())
-            batch = log["recipe"]["batch"]
-            yield f"| {stage} | {log['step']:,} | {batch} | {log['step'] * batch:,} |\n"
+            batch, planned = log["recipe"]["batch"], log["recipe"]["steps"]
+            seen = log["step"] * batch
+            yield f"| {stage} | {log['step']:,} | {planned:,} | {batch} | {seen:,} |\n"
