@@ -20,6 +20,7 @@ check: .venv/installed
 bench: .venv/installed
 	.venv/bin/cones bench codec --output docs/results/codec.json --overwrite
 	.venv/bin/cones bench swap --output docs/results/swap.json --overwrite
+	.venv/bin/cones bench scale --output docs/results/scale.json --overwrite
 	.venv/bin/cones bench search --docs docs
 
 clean:

@@ -105,8 +105,19 @@ def pipeline(model: str | None, *, device: str | None, dtype: str | None, half: 
         raise ConesError(
             f"found no device {chosen!r} ({reason}); expected cpu, cuda or mps; leave it out"
         ) from error
+    _quiet_libraries()
     automatic = "float16" if half and chosen.startswith("cuda") else "float32"
     return load_pipeline(model, device=chosen, dtype=getattr(torch, dtype or automatic))
+
+
+def _quiet_libraries() -> None:
+    """Leave the screen to our own bars; errors and downloads still show."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
 
 
 def _best_device(torch: Any) -> str:
