@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from cones.mini.probe import Probe, shares
-from cones.mini.quality import KNOWN, UNSEEN, asked, psnr, sheet, thing, zero_shot
-from cones.mini.world import NOUNS, PLACES, Scene, Thing, caption
+from cones.mini.quality import KNOWN, UNSEEN, asked, psnr, sheet, zero_shot
+from cones.mini.world import NOUNS, PLACES, Scene, Thing, caption, with_article
 
 
 def test_the_probe_learns_what_a_line_can_tell(generator):
@@ -56,10 +56,10 @@ def test_every_noun_is_asked_for_in_many_places():
     assert [ask.noun for ask in asks] == [noun for noun in NOUNS for _ in range(6)]
     assert len({ask.seed for ask in asks}) == len(asks)
     for ask in asks:
-        assert ask.prompt.count(thing(ask.noun)) == 1
+        assert ask.prompt.count(with_article(ask.noun)) == 1
         assert PLACES[ask.place] in ask.prompt
     assert {ask.place for ask in asks[:6]} == {"beach", "road", "snow"}
-    assert (thing("sunglasses"), thing("cat")) == ("sunglasses", "a cat")
+    assert (with_article("sunglasses"), with_article("cat")) == ("sunglasses", "a cat")
 
 
 class Dimming:

@@ -26,7 +26,7 @@ from cones.mask import ConceptMask
 from cones.objective import Examples, ImplantingLoss, JointLoss, examples
 from cones.prior import prior_images
 from cones.rules import RULES, Question
-from cones.state import SearchState
+from cones.state import Progress, SearchState, run
 from cones.subject import Subject
 
 DENSITY = 0.0132  # Sec. 4: 1.32 % +- 0.29 % for a single subject
@@ -224,15 +224,16 @@ def drain(
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
     running = search(state)
+
+    def took(progress: Progress) -> None:
+        nonlocal state
+        state = progress.state
+        notify(Step(name, progress.step, progress.steps, progress.loss))
+        if path and (progress.step % SAVE_EVERY == 0 or progress.step == progress.steps):
+            state.save(path)
+
     try:
-        while True:
-            progress = next(running)
-            state = progress.state
-            notify(Step(name, progress.step, progress.steps, progress.loss))
-            if path and (progress.step % SAVE_EVERY == 0 or progress.step == progress.steps):
-                state.save(path)
-    except StopIteration as finished:
-        return finished.value, state
+        return run(running, took), state
     except BaseException:
         if path and state is not None:
             state.save(path)

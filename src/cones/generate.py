@@ -35,9 +35,12 @@ def prepare(pipeline: Any, concepts: Sequence[Concept]) -> ConceptMask | None:
         return None
     backbone = backbone_for(pipeline)
     live = backbone.weights("both")
+    checks: dict[tuple[str, ...], BaseCheck] = {}  # hashing the weights takes 0.5 s at full size
     for concept in concepts:
-        searched = {n: live[n] for n in concept.mask.shapes if n in live}
-        concept.require_base(BaseCheck.of(searched, backbone.model_id))
+        names = tuple(n for n in concept.mask.shapes if n in live)
+        if names not in checks:
+            checks[names] = BaseCheck.of({n: live[n] for n in names}, backbone.model_id)
+        concept.require_base(checks[names])
     for concept in concepts:
         for member in concept.members:
             backbone.register(member.identifier, embeddings=member.embeddings or None)

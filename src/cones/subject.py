@@ -8,7 +8,7 @@ is listed with its reason. Nothing here knows a model; prior pictures are in ``c
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -122,6 +122,12 @@ def read_images(
         )
     pixels = torch.stack(pictures)
     return torch.cat([pixels, pixels.flip(-1)]) if flip else pixels
+
+
+def pixels_of(images: Sequence[Any]) -> Float[Tensor, "n 3 h w"]:
+    """Stack RGB pictures of one size (PIL or bytes) as numbers in [0, 1]."""
+    stacked = np.stack([np.asarray(image) for image in images])
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
 
 
 def _files(source: Source) -> list[Path]:

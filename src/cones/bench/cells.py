@@ -10,6 +10,7 @@ from typing import Any
 
 from cones.backbones import backbone_for
 from cones.base_check import BaseCheck
+from cones.bench.ledger import Ledger
 from cones.concept import Concept
 from cones.errors import SubjectError
 from cones.find import Settings, Step
@@ -96,6 +97,36 @@ def cell_key(kind: str, model: str, photos: Photos, settings: Settings) -> dict[
         "photos": photos.digest,
         "settings": asdict(settings),
     }
+
+
+def measured(
+    kind: str,
+    pipeline: Any,
+    cells: Sequence[tuple[Photos, Settings]],
+    measure: Callable[[Photos, Settings], Mapping[str, Any]],
+    work: Path,
+    on_progress: Notify | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Give the row of every cell, measuring only those that ``work`` does not remember.
+
+    Args:
+        kind: Of the benchmark; names its ledger in ``work``.
+        pipeline: The model, whose weights are part of every cell's key.
+        cells: A subject and its settings each.
+        measure: Gives the row of a cell.
+        work: Keeps the rows.
+        on_progress: Called before every cell.
+        more: What the figures depend on beyond model, photos and settings.
+    """
+    notify = on_progress or (lambda step: None)
+    ledger, model = Ledger(work / f"{kind}.jsonl"), model_key(pipeline)
+    rows = []
+    for number, (photos, asked) in enumerate(cells, 1):
+        notify(Step(kind, number, len(cells)))
+        key = {**cell_key(kind, model, photos, asked), **(more or {})}
+        rows.append(ledger.get(key, lambda p=photos, s=asked: measure(p, s)))
+    return rows
 
 
 def search_cell(

@@ -16,9 +16,8 @@ from cones.bench.timing import milliseconds
 from cones.codecs import CODECS, DEFAULT
 from cones.concept import Concept, Member
 from cones.concept_file import load, save
+from cones.find import DENSITY
 from cones.mask import ConceptMask
-
-DENSITY = 0.0132  # the sparsest single concept that the paper reports
 
 
 def codec_figures(*, density: float = DENSITY, repeats: int = 7) -> dict[str, object]:

@@ -13,15 +13,13 @@ from cones.bench.cells import (
     Finder,
     Notify,
     Photos,
-    cell_key,
-    model_key,
+    measured,
     search_cell,
     settings_shown,
     subject_folders,
 )
 from cones.bench.interval import average, paired
-from cones.bench.ledger import Ledger
-from cones.find import DENSITY, Settings, Step, find
+from cones.find import DENSITY, Settings, find
 from cones.record import machine
 from cones.rules import RULES
 
@@ -59,8 +57,6 @@ def rules_figures(
         Settings, seeds, machine, a row per cell, and a table with one entry per rule.
     """
     work, settings = Path(work), replace(settings or Settings(), density=density)
-    notify = on_progress or (lambda step: None)
-    ledger, model = Ledger(work / "rules.jsonl"), model_key(pipeline)
     chosen = subject_folders(folder, subjects)
     cells = [
         (photos, replace(settings, rule=rule, seed=seed))
@@ -72,11 +68,7 @@ def rules_figures(
     def measure(photos: Photos, asked: Settings) -> dict[str, Any]:
         return search_cell(pipeline, photos, asked, work=work, finder=finder)[0]
 
-    rows = []
-    for number, (photos, asked) in enumerate(cells, 1):
-        notify(Step("rules", number, len(cells)))
-        key = cell_key("rules", model, photos, asked)
-        rows.append(ledger.get(key, lambda p=photos, s=asked: measure(p, s)))
+    rows = measured("rules", pipeline, cells, measure, work, on_progress)
     return {
         "settings": settings_shown(settings, "rule", "seed"),
         "density": density,

@@ -7,15 +7,20 @@ prior are one random latent of 64 x 64 each, which is the smallest batch a searc
 import resource
 import sys
 import time
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from cones.backbones.unet import UNetBackbone
+from cones.find import DENSITY
+from cones.intervention import shut
 from cones.mask import ConceptMask
 from cones.objective import Examples, ImplantingLoss
-from cones.rules import RULES, Question
+from cones.search import score_moments
+from cones.select import select
+from cones.state import run
 
 TOKENS, WIDTH = 77, 768
 
@@ -55,40 +60,21 @@ def scale_figures(*, steps: int = 2) -> dict[str, Any]:
     one = Examples(torch.randn(1, 4, 64, 64), {"encoder_hidden_states": _states()})
     loss = ImplantingLoss(backbone, one, one, batch=1)
     weights = backbone.weights("both")
-    times: list[float] = []
-
-    def drain(name: str, search: Any) -> tuple[Any, None]:
-        running = search(None)
-        while True:
-            started = time.monotonic()
-            try:
-                next(running)
-            except StopIteration as finished:
-                return finished.value, None
-            times.append(round(time.monotonic() - started, 2))
-
-    question = Question(
-        losses=lambda step: loss.at(step, seed=0),
-        weights=weights,
-        densities=(0.0132,),
-        density=0.0132,
-        steps=steps,
-        refine_steps=1,
-        rate=1e-3,
-        guard=None,
-        within=None,
-        drain=drain,
+    ticks = [time.monotonic()]
+    moments = run(
+        score_moments(lambda step: loss.at(step, seed=0), weights, steps=steps),
+        lambda progress: ticks.append(time.monotonic()),
     )
-    masks = RULES["consistency"](question)
+    mask = select(moments.consistency, weights, density=DENSITY)
     return {
         "weights": sum(p.numel() for p in backbone.module.parameters()),
         "searched": sum(w.numel() for w in weights.values()),
         "sites": len(weights),
         "batch": "1 subject + 1 prior latent of 64 x 64, float32",
-        "seconds_per_gradient": times,
+        "seconds_per_gradient": [round(b - a, 2) for a, b in pairwise(ticks)],
         "peak_memory_gb": round(_peak_gb(), 2),
-        "neurons": len(masks[0]),
-        "exact_undo": _exact(backbone.module, masks[0]),
+        "neurons": len(mask),
+        "exact_undo": _exact(backbone.module, mask),
     }
 
 
@@ -104,8 +90,6 @@ def _peak_gb() -> float:
 
 def _exact(unet: torch.nn.Module, mask: ConceptMask) -> bool:
     """Shut and restore once, and say whether every bit of the touched sites came back."""
-    from cones.intervention import shut
-
     live = dict(unet.named_parameters())
     before = {name: live[name].detach().clone() for name in mask}
     with shut(unet, mask):

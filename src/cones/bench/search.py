@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,22 +18,20 @@ from torch import Tensor
 from cones.bench.cells import (
     Finder,
     Notify,
-    cell_key,
-    model_key,
+    measured,
     search_cell,
     settings_shown,
     subject_folders,
 )
 from cones.bench.interval import average, paired
-from cones.bench.ledger import Ledger
 from cones.concept import Concept
 from cones.errors import SearchError
-from cones.find import Settings, Step, find
+from cones.find import Settings, find
 from cones.generate import generate
 from cones.mask import ConceptMask
 from cones.metrics import Encoder, ImageAlignment, ImageEncoder, TextAlignment
 from cones.record import machine
-from cones.subject import Subject
+from cones.subject import Subject, pixels_of
 
 PROMPTS = (
     "a photo of a {} on a beach",
@@ -131,8 +128,6 @@ def search_figures(
         Settings, seeds, machine, a row per cell, and the summary of :func:`search_summary`.
     """
     work, settings, pictures = Path(work), settings or Settings(), pictures or Pictures()
-    notify = on_progress or (lambda step: None)
-    ledger, model = Ledger(work / "search.jsonl"), model_key(pipeline)
     chosen = subject_folders(folder, subjects)
     cells = [(photos, replace(settings, seed=seed)) for photos in chosen for seed in seeds]
 
@@ -144,13 +139,10 @@ def search_figures(
             row["seconds"]["pictures"] = round(time.monotonic() - started, 1)
         return row
 
-    rows = []
-    for number, (photos, asked) in enumerate(cells, 1):
-        notify(Step("search", number, len(cells)))
-        key = cell_key("search", model, photos, asked)
-        if score is not None:
-            key |= {"pictures": asdict(pictures), "scores": list(score.figures)}
-        rows.append(ledger.get(key, lambda p=photos, s=asked: measure(p, s)))
+    drawn = {}
+    if score is not None:
+        drawn = {"pictures": asdict(pictures), "scores": list(score.figures)}
+    rows = measured("search", pipeline, cells, measure, work, on_progress, drawn)
     return {
         "settings": settings_shown(settings, "seed"),
         "pictures": asdict(pictures) if score is not None else None,
@@ -196,8 +188,7 @@ def _add_scores(
             guidance=pictures.guidance,
             count=pictures.count,
         )
-        stacked = np.stack([np.asarray(image.convert("RGB")) for image in images])
-        pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
+        pixels = pixels_of([image.convert("RGB") for image in images])
         row[side] |= score(pixels, each, subject.images)
 
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from cones.bench.codec import DENSITY
 from cones.bench.inventory import random_mask, random_weights
 from cones.bench.timing import summary
 from cones.errors import ConesError
+from cones.find import DENSITY
 from cones.intervention import Intervention
 from cones.mask import ConceptMask
 

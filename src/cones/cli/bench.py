@@ -94,7 +94,7 @@ def scale(
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
-    """One search step on the full U-Net of Stable Diffusion 1.4, random weights (10-20 GB).
+    """One search step on the full U-Net of Stable Diffusion 1.4, random weights (about 9 GB).
 
     **Example:**  cones bench scale --json
     """

@@ -2,7 +2,7 @@
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cones.mini.training import Recipe
@@ -24,6 +24,11 @@ def build() -> AutoencoderKL:
         norm_num_groups=8,
         sample_size=64,
     ).to(memory_format=torch.channels_last)
+
+
+def decoder_of(model: AutoencoderKL) -> nn.ModuleDict:
+    """Name the parts that stage 4 trains: all that comes after the latents."""
+    return nn.ModuleDict({"decoder": model.decoder, "post": model.post_quant_conv})
 
 
 def _edges(pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -109,15 +109,19 @@ class Corpus:
         views = looks[rng.integers(len(looks))]
         return views[rng.integers(len(views))]
 
+    def background(self, rng: np.random.Generator) -> Background:
+        """Draw one background: first its kind, then a place, then a view of it."""
+        kind = self.backgrounds[bool(rng.random() < PAINTED)]
+        options = kind[list(kind)[rng.integers(len(kind))]]
+        return options[rng.integers(len(options))]
+
     def picture(self, number: int, seed: int) -> tuple[np.ndarray, str]:
         """Compose picture ``number``: RGB ``(SIZE, SIZE, 3)`` of bytes, and its caption."""
         rng = np.random.default_rng((seed, number))
         count = int(rng.choice((1, 2, 3), p=(0.75, 0.2, 0.05)))
         nouns = rng.choice(list(NOUNS), count, replace=False)
-        chosen = [self.sprite(n, self._drawn(n, rng), rng) for n in nouns]
-        kind = self.backgrounds[bool(rng.random() < PAINTED)]
-        options = kind[list(kind)[rng.integers(len(kind))]]
-        background = options[rng.integers(len(options))]
+        chosen = [self.sprite(n, self.drawn(n, rng), rng) for n in nouns]
+        background = self.background(rng)
         canvas = background.image.copy()
         if rng.random() < 0.5:
             canvas = canvas.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -128,17 +132,22 @@ class Corpus:
             paste(canvas, chosen[1], (0.35, 0.3 + 0.4 * rng.random()), behind, rng)
             paste(canvas, chosen[0], (0.45, 0.3 + 0.4 * rng.random()), 0.95, rng)
         else:
-            self._row_of(canvas, chosen, background, rng)
+            self.stand(canvas, chosen, background, rng)
         scene = Scene(tuple(things), relation, background.label, all(s.drawn for s in chosen))
         return np.asarray(canvas), caption(scene, rng)
 
-    def _drawn(self, noun: str, rng: np.random.Generator) -> bool:
+    def drawn(self, noun: str, rng: np.random.Generator) -> bool:
         """Decide between emoji and photo-like looks of a noun."""
         few = len(self.sprites[noun].get(False, {})) < SMALL_PHOTO_SET
         return bool(rng.random() < (0.6 if few else 0.12))
 
     @staticmethod
-    def _row_of(canvas, chosen, background, rng) -> None:
+    def stand(
+        canvas: Image.Image,
+        chosen: list[Sprite],
+        background: Background,
+        rng: np.random.Generator,
+    ) -> None:
         """Stand the sprites side by side, left to right."""
         count = len(chosen)
         for place, sprite in enumerate(chosen):

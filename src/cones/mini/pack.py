@@ -16,7 +16,7 @@ from cones.errors import BackboneError
 from cones.mini import autoencoder, clip, denoiser
 from cones.mini.card import STAGES, card
 from cones.mini.data import SIZE
-from cones.mini.training import Recipe, Run
+from cones.mini.training import Recipe, Run, averaged
 
 ATTRIBUTION = "ATTRIBUTION.csv"
 LOGS = "training.json"  # recipe, updates and every 20th loss of each stage
@@ -26,8 +26,7 @@ def _decoder(vae, work: Path) -> None:
     """Take over the sharpened decoder where stage 4 has run."""
     if not (work / "decoder" / "state.safetensors").exists():
         return
-    parts = torch.nn.ModuleDict({"decoder": vae.decoder, "post": vae.post_quant_conv})
-    Run(parts, autoencoder.DECODER, work / "decoder").use_average()
+    averaged(autoencoder.decoder_of(vae), autoencoder.DECODER, work / "decoder")
 
 
 def _text_encoder(whole) -> CLIPTextModel:
@@ -41,12 +40,12 @@ def _text_encoder(whole) -> CLIPTextModel:
 
 def pipeline_of(work: Path, tokenizer) -> tuple[StableDiffusionPipeline, torch.nn.Module]:
     """Assemble the pipeline from a work folder's checkpoints (averaged weights), and the CLIP."""
-    whole = Run(clip.build(tokenizer), clip.RECIPE, work / "clip").use_average()
-    vae = Run(autoencoder.build(), autoencoder.RECIPE, work / "autoencoder").use_average()
+    whole = averaged(clip.build(tokenizer), clip.RECIPE, work / "clip")
+    vae = averaged(autoencoder.build(), autoencoder.RECIPE, work / "autoencoder")
     _decoder(vae, work)
     spread = json.loads((work / "latents.json").read_text())["scaling_factor"]
     vae.register_to_config(scaling_factor=spread)
-    unet = Run(denoiser.build(), denoiser.RECIPE, work / "denoiser").use_average()
+    unet = averaged(denoiser.build(), denoiser.RECIPE, work / "denoiser")
     pipeline = StableDiffusionPipeline(
         vae=vae.eval(),
         text_encoder=_text_encoder(whole).eval(),
@@ -83,7 +82,7 @@ def pack(work: Path, tokenizer, out: Path) -> None:
     if (out / ATTRIBUTION).exists():
         shutil.copy(out / ATTRIBUTION, fresh / ATTRIBUTION)
     (fresh / "README.md").write_text(card(work, fresh))
-    logs = {stage: _log(work, stage) for stage in STAGES if _log(work, stage)}
+    logs = {stage: log for stage in STAGES if (log := _log(work, stage))}
     (fresh / LOGS).write_text(json.dumps(logs))
     shutil.rmtree(out, ignore_errors=True)
     fresh.rename(out)

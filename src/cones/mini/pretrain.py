@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from transformers import CLIPTokenizer
 
 from cones.mini import autoencoder, clip, denoiser, text, weights_path
 from cones.mini.data import SIZE, Corpus, pictures
 from cones.mini.pack import pack, unpack
-from cones.mini.training import Run, train
+from cones.mini.training import Run, averaged, train
 
 SEED = 0
 CHUNK = 1000
@@ -108,7 +109,7 @@ def train_autoencoder(store: Store, minutes: float) -> bool:
 
 def finished(store: Store, stage: str, module: torch.nn.Module, recipe) -> torch.nn.Module:
     """Return a stage's module with its averaged weights."""
-    return Run(module, recipe, store.work / stage).use_average().requires_grad_(False)
+    return averaged(module, recipe, store.work / stage).requires_grad_(False)
 
 
 @torch.no_grad()
@@ -144,7 +145,9 @@ def train_denoiser(store: Store, minutes: float) -> bool:
     states = torch.from_numpy(np.load(store.work / "states.npy", mmap_mode="c"))
     torch.manual_seed(SEED)
     recipe, schedule = denoiser.RECIPE, denoiser.scheduler()
-    run = Run(denoiser.build(), recipe, store.work / "denoiser")
+    unet = denoiser.build()
+    unet.set_attn_processor(AttnProcessor())  # on these small grids 1.5 x faster than SDPA
+    run = Run(unet, recipe, store.work / "denoiser")
 
     def loss_of(step: int) -> Tensor:
         draw = draw_of(step, 3)
@@ -160,7 +163,7 @@ def train_decoder(store: Store, minutes: float) -> bool:
     """Stage 4: sharpen the decoder on the frozen latents the denoiser was trained on."""
     latents = torch.from_numpy(np.load(store.work / "latents.npy"))
     vae = finished(store, "autoencoder", autoencoder.build(), autoencoder.RECIPE)
-    parts = torch.nn.ModuleDict({"decoder": vae.decoder, "post": vae.post_quant_conv})
+    parts = autoencoder.decoder_of(vae)
     run = Run(parts.requires_grad_(True), autoencoder.DECODER, store.work / "decoder")
 
     def loss_of(step: int) -> Tensor:

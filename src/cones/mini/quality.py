@@ -23,10 +23,11 @@ from cones.backbones import load_pipeline
 from cones.encoders import load_clip
 from cones.metrics import ImageEncoder, load_judge
 from cones.mini import weights_path
-from cones.mini.data import HELD_OUT, PAINTED, Corpus, pictures
+from cones.mini.data import HELD_OUT, Corpus, pictures
 from cones.mini.probe import Probe, shares
-from cones.mini.world import NO_PLURAL_ARTICLE, NOUNS, PLACES
+from cones.mini.world import NOUNS, PLACES, with_article
 from cones.record import machine, write_json
+from cones.subject import pixels_of
 
 UNSEEN = ("{place}, a photo of {thing}", "{place}, {thing}")  # word orders of no caption
 KNOWN = ("a photo of {thing} {place}", "a picture of {thing} {place}")
@@ -45,13 +46,6 @@ class Asked:
     seed: int
 
 
-def thing(noun: str) -> str:
-    """Name a noun with its article."""
-    if noun in NO_PLURAL_ARTICLE:
-        return noun
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
-
-
 def asked(
     templates: Sequence[str], places: Sequence[str], per_noun: int, seed: int
 ) -> list[Asked]:
@@ -60,7 +54,9 @@ def asked(
     for number in range(per_noun * len(NOUNS)):
         noun = list(NOUNS)[number // per_noun]
         place = places[number % len(places)]
-        said = templates[number % len(templates)].format(thing=thing(noun), place=PLACES[place])
+        said = templates[number % len(templates)].format(
+            thing=with_article(noun), place=PLACES[place]
+        )
         found.append(Asked(said, noun, place, seed + number))
     return found
 
@@ -69,18 +65,11 @@ def composed(corpus: Corpus, number: int, seed: int) -> tuple[np.ndarray, str, s
     """Compose picture ``number`` of a single thing as in training; give its noun and place too."""
     rng = np.random.default_rng((seed, number))
     noun = list(NOUNS)[number % len(NOUNS)]
-    sprite = corpus.sprite(noun, corpus._drawn(noun, rng), rng)
-    kind = corpus.backgrounds[bool(rng.random() < PAINTED)]
-    options = kind[list(kind)[rng.integers(len(kind))]]
-    background = options[rng.integers(len(options))]
+    sprite = corpus.sprite(noun, corpus.drawn(noun, rng), rng)
+    background = corpus.background(rng)
     canvas = background.image.copy()
-    corpus._row_of(canvas, [sprite], background, rng)
+    corpus.stand(canvas, [sprite], background, rng)
     return np.asarray(canvas), noun, background.label
-
-
-def _pixels(images: Sequence[Any]) -> Float[Tensor, "n 3 h w"]:
-    stacked = np.stack([np.asarray(image) for image in images])
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
 
 
 class Examiner:
@@ -98,10 +87,10 @@ class Examiner:
         self.judge = judge
         known = [composed(corpus, number, FIT_SEED) for number in range(fitted)]
         fresh = [composed(corpus, HELD_OUT + number, FIT_SEED) for number in range(held_out)]
-        features = judge.images(_pixels([image for image, _, _ in known]))
+        features = judge.images(pixels_of([image for image, _, _ in known]))
         self.nouns = Probe.fit(features, [noun for _, noun, _ in known])
         self.places = Probe.fit(features, [place for _, _, place in known])
-        self.fresh = _pixels([image for image, _, _ in fresh])
+        self.fresh = pixels_of([image for image, _, _ in fresh])
         self.fresh_nouns = [noun for _, noun, _ in fresh]
         self.own = self.examine(self.fresh, self.fresh_nouns, [place for _, _, place in fresh])
 
@@ -146,7 +135,7 @@ def psnr(vae: Any, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
 
 def zero_shot(clip: Any, pixels: Float[Tensor, "n 3 h w"]) -> Int[Tensor, " n"]:
     """Choose the noun whose ``a photo of a <noun>`` is nearest to each picture."""
-    texts = clip.texts([f"a photo of {thing(noun)}" for noun in NOUNS])
+    texts = clip.texts([f"a photo of {with_article(noun)}" for noun in NOUNS])
     images = torch.cat([clip.images(part) for part in pixels.split(64)])
     return (F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T).argmax(1)
 
@@ -187,11 +176,11 @@ def model_figures(
         asks = asked(templates, places, per_noun, seed)
         sheets[kind] = drawn(pipeline, asks, steps=steps)
         shown = examiner.examine(
-            _pixels(sheets[kind]), [ask.noun for ask in asks], [ask.place for ask in asks]
+            pixels_of(sheets[kind]), [ask.noun for ask in asks], [ask.place for ask in asks]
         )
         figures[kind] = {"prompts": list(templates), **shown}
     whole, _ = pictures(corpus, range(HELD_OUT, HELD_OUT + held_out), FIT_SEED)
-    quality = psnr(pipeline.vae, _pixels(whole))
+    quality = psnr(pipeline.vae, pixels_of(whole))
     figures["autoencoder_psnr_db"] = {"mean": float(quality.mean()), "count": len(quality)}
     chosen = [list(NOUNS)[i] for i in zero_shot(clip, examiner.fresh).tolist()]
     figures["clip_zero_shot"] = shares(chosen, examiner.fresh_nouns)

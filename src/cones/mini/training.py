@@ -66,7 +66,10 @@ class Run:
         self.weights = dict(self.module.named_parameters())
         self.average = {name: w.detach().clone() for name, w in self.weights.items()}
         self.optimiser = torch.optim.AdamW(
-            self.module.parameters(), lr=self.recipe.rate, weight_decay=self.recipe.decay
+            self.module.parameters(),
+            lr=self.recipe.rate,
+            weight_decay=self.recipe.decay,
+            fused=True,
         )
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / "state.safetensors").exists():
@@ -127,6 +130,11 @@ class Run:
             for name, weight in self.weights.items():
                 weight.copy_(self.average[name])
         return self.module.eval()
+
+
+def averaged(module: nn.Module, recipe: Recipe, folder: Path) -> nn.Module:
+    """Give ``module`` the averaged weights of the checkpoint in ``folder``."""
+    return Run(module, recipe, folder).use_average()
 
 
 def train(

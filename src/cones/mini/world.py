@@ -4,9 +4,12 @@ One picture is described by a :class:`Scene`; :func:`caption` puts a scene into 
 words are few on purpose: a small model draws few things well or many things badly.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from cones.backbones.identifier import RARE_WORDS
 
 # Noun of the corpus -> other words for the same thing. Every subject's noun is among them.
 NOUNS = {
@@ -52,9 +55,8 @@ PLACES = {
     "street": "in a street",
     "wooden floor": "on a wooden floor",
 }
-# Nonsense words strewn before a noun now and then, as they occur in any scraped corpus: the
+# RARE_WORDS are strewn before a noun now and then, as nonsense occurs in any scraped corpus: the
 # model learns to ignore them, and one of them lends its embedding to a new identifier V*.
-RARE_WORDS = ("sks", "ktn", "pll", "ucd", "wnv")
 RARE_RATE = 0.03
 NO_PLURAL_ARTICLE = ("flowers", "tulips", "shoes", "sneakers", "sunglasses", "glasses")
 
@@ -81,6 +83,15 @@ class Scene:
     drawn: bool
 
 
+def with_article(noun: str, words: Sequence[str] | None = None) -> str:
+    """Put the article, if ``noun`` takes one, before ``words`` (by default the noun itself)."""
+    words = words or [noun]
+    if noun in NO_PLURAL_ARTICLE:
+        return " ".join(words)
+    article = "an" if words[0][0] in "aeiou" else "a"
+    return " ".join([article, *words])
+
+
 def phrase(thing: Thing, rng: np.random.Generator) -> str:
     """Name one thing with its article, sometimes its colour, sometimes a synonym."""
     others = [w for w in NOUNS[thing.noun] if w not in ONLY_WHEN_NAMED or w in thing.name]
@@ -90,10 +101,7 @@ def phrase(thing: Thing, rng: np.random.Generator) -> str:
         words.insert(0, thing.colour)
     if rng.random() < RARE_RATE:
         words.insert(0, str(rng.choice(RARE_WORDS)))
-    if noun in NO_PLURAL_ARTICLE:
-        return " ".join(words)
-    article = "an" if words[0][0] in "aeiou" else "a"
-    return " ".join([article, *words])
+    return with_article(noun, words)
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
