@@ -290,6 +290,20 @@ def test_facts_about_the_model(backbone: Backbone) -> None:
     assert backbone.model_id == "unnamed"
 
 
+def test_recall_brings_every_part_to_the_device_of_the_network(
+    backbone: Backbone, fresh: Callable[[Any], Any]
+) -> None:
+    pipeline = fresh(backbone.pipeline)
+    encoders = [name for name in pipeline.components if name.startswith("text_encoder")]
+    parts = [getattr(pipeline, name) for name in ("vae", *encoders)]
+    pipeline.unet.to("meta")  # stands for any other device
+    backbone_for(pipeline).recall()
+    assert {part.device.type for part in parts} == {"meta"}
+    pipeline.unet.to_empty(device="cpu")
+    backbone_for(pipeline).recall()  # what is offloaded already stays where it is
+    assert {part.device.type for part in parts} == {"meta"}
+
+
 @pytest.mark.parametrize(
     ("path", "expected"),
     [

@@ -34,11 +34,12 @@ class Finder:
     """Give a concept whose certificate follows from subject, rule and seed; count the calls."""
 
     def __init__(self, fail_at=None):
-        self.asked, self.fail_at = [], fail_at
+        self.asked, self.settings, self.fail_at = [], [], fail_at
 
     def __call__(self, pipeline, subject, *, settings, cache_dir, state_dir):
         if len(self.asked) == self.fail_at:
             raise KeyboardInterrupt
+        self.settings.append(settings)
         self.asked.append((subject.noun, settings.rule, settings.seed))
         before = 0.5 + 0.01 * settings.seed + 0.001 * len(subject.noun)
         after = before + EFFECT[settings.rule] - 0.01 * settings.seed
@@ -124,6 +125,8 @@ def test_rules_are_averaged_and_ordered(photos, tmp_path, sd1):
         assert figures["seconds"] == 2
     assert len(found["rows"]) == len(set(finder.asked)) == 18
     assert found["settings"]["density"] == found["density"] == 0.0132
+    gradients = {s.rule: s.steps + (s.rule == "refine") * s.refine_steps for s in finder.settings}
+    assert set(gradients.values()) == {Settings().steps + Settings().refine_steps}
 
 
 def test_an_interrupted_benchmark_gives_the_same_table(photos, tmp_path, sd1):

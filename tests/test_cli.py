@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -133,7 +134,8 @@ def test_generate_goes_on_where_it_stopped(found: Path, model: str, tmp_path: Pa
     out = tmp_path / "out"
     command = ("generate", "-c", found, "a V* cat", "--model", model, "--steps", 2, "-n", 2)
     run(*command, "-o", out)
-    first, second = ((out / f"00{i}.png").read_bytes() for i in range(2))
+    first = (out / "000.png").read_bytes()
+    before = np.asarray(Image.open(out / "001.png"), dtype=int)
     stamp = (out / "000.png").stat().st_mtime_ns
     (out / "sheet.png").unlink()
     (out / "001.png").unlink()
@@ -141,7 +143,8 @@ def test_generate_goes_on_where_it_stopped(found: Path, model: str, tmp_path: Pa
     assert "1 of 2 pictures are there already" in result.stderr
     assert (out / "000.png").stat().st_mtime_ns == stamp
     assert (out / "000.png").read_bytes() == first
-    assert (out / "001.png").read_bytes() == second
+    after = np.asarray(Image.open(out / "001.png"), dtype=int)
+    assert abs(after - before).max() <= 1  # drawn alone now: another batch size rounds otherwise
 
 
 def test_a_missing_identifier_is_said(found: Path, model: str, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from cones.backbones import backbone_for
 from cones.certificate import closed
 from cones.concept_file import load, save
 from cones.errors import MaskError, SearchError
-from cones.find import DENSITY, Settings, find
+from cones.find import DENSITIES, DENSITY, Settings, find
 from cones.generate import generate, missing_identifiers
+from cones.refine import refine
 from cones.rules import RULES
 from cones.subject import Subject
 
@@ -123,3 +124,20 @@ def test_settings_refuse_what_cannot_be_searched():
         Settings(rule="best")
     with pytest.raises(SearchError, match="density is 2"):
         Settings(density=2)
+
+
+@pytest.mark.parametrize("density", [None, DENSITY])
+def test_denser_levels_are_refined_unless_the_density_is_fixed(
+    model, subject, prior, density, monkeypatch
+):
+    asked = []
+
+    def watched(*given, densities, **options):
+        asked.append(densities)
+        return refine(*given, densities=densities, **options)
+
+    monkeypatch.setattr("cones.rules.refine", watched)
+    find(model, subject, settings=replace(TINY, density=density), prior=prior)
+    denser = tuple(d for d in DENSITIES if d > DENSITY)
+    assert asked == [() if density else denser]
+    assert len(denser) == 3

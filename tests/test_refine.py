@@ -276,3 +276,20 @@ def test_a_refined_mask_may_be_taken_at_intervals():
     search = refine(losses, WEIGHTS, start, steps=10, rate=0.1)
     state = [progress.state for progress in search][-1]
     assert run(refine(losses, WEIGHTS, start, steps=20, rate=0.1, state=state)) == whole
+
+
+def test_other_densities_are_measured_in_turn():
+    losses, best = planted()
+    shut = []
+
+    def recorded(step):
+        def loss(gamma):
+            shut.append(sum(int((g == 0).sum()) for g in gamma.values()))
+            return losses(step)(gamma)
+
+        return loss
+
+    start = best.random_like(torch.Generator().manual_seed(5))
+    found = run(refine(recorded, WEIGHTS, start, steps=5, rate=0.1, densities=(0.05, 0.5)))
+    assert shut == [len(start), 10, len(start), 100, len(start)]
+    assert len(found) == len(start)

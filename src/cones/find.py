@@ -44,7 +44,7 @@ class Settings:
             of the paper, then let the line search choose among the levels.
         scope: ``both``, ``cross`` or ``self`` attention.
         steps: Gradients of the scoring search (K).
-        refine_steps: Gradients of the refinement.
+        refine_steps: Gradients of the refinement, for rules that refine.
         rate: Learning rate of the gate (rho).
         guard: Leave weights alone above this many standard deviations of their parameter.
         batch: Samples of the subject in a gradient, and as many of the prior.
@@ -199,6 +199,7 @@ def find_levels(
         weights=weights,
         densities=densities,
         density=target,
+        rivals=() if settings.density else tuple(d for d in DENSITIES if d > DENSITY),
         steps=settings.steps,
         refine_steps=settings.refine_steps,
         rate=settings.rate,

@@ -1,7 +1,7 @@
 """Draw pictures with concepts: shut their neurons, sample, put every bit back.
 
-Picture ``i`` depends on ``seed + i`` alone, so the untouched model, a concept and a control can
-be compared noise for noise.
+Picture ``i`` depends on ``seed + i`` alone (up to rounding, which differs by batch size), so the
+untouched model, a concept and a control can be compared noise for noise.
 """
 
 from collections.abc import Callable, Sequence
@@ -92,17 +92,16 @@ def sample(
     images: list[Image.Image] = []
     before = dict(getattr(pipeline, "_progress_bar_config", {}))
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.vae.to(pipeline.unet.device)
-    pipeline.text_encoder.to(pipeline.unet.device)
-    side = backbone_for(pipeline).resolution
+    backbone = backbone_for(pipeline)
+    backbone.recall()
     for start in range(0, len(prompts), BATCH):
         part = slice(start, start + BATCH)
         generators = [torch.Generator().manual_seed(s) for s in seeds[part]]
         result = pipeline(
             list(prompts[part]),
             negative_prompt=[negative_prompt] * len(generators) if negative_prompt else None,
-            height=side,
-            width=side,
+            height=backbone.resolution,
+            width=backbone.resolution,
             num_inference_steps=steps,
             guidance_scale=guidance,
             generator=generators,

@@ -63,14 +63,16 @@ def prior_images(
         raise SubjectError(
             f"found count {count}, batch {batch}, steps {steps}; expected 1 or more; raise them"
         )
-    size = backbone_for(pipeline).resolution
-    settings = {"guidance": guidance, "steps": steps, "seed": seed, "size": size}
+    backbone = backbone_for(pipeline)
+    settings = {"guidance": guidance, "steps": steps, "seed": seed, "size": backbone.resolution}
     folder = None
     if cache_dir is not None:
         folder = Path(cache_dir) / prior_key(pipeline, said, settings)
         folder.mkdir(parents=True, exist_ok=True)
     pixels = {i: found for i in range(count) if (found := _cached(folder, i)) is not None}
     missing = [i for i in range(count) if i not in pixels]
+    if missing:
+        backbone.recall()
     for start in range(0, len(missing), batch):
         numbers = missing[start : start + batch]
         drawn = _drawn(pipeline, said, numbers, settings)

@@ -6,7 +6,7 @@ keeps the number of neurons and moves them by gradients measured with the mask i
 looks at held-out samples: whether a mask is better is for the caller to measure.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ def refine(
     per: str = "model",
     guard: float | None = None,
     within: ConceptMask | None = None,
+    densities: Sequence[float] = (),
     epsilon: float = 1e-8,
     state: SearchState | None = None,
 ) -> Generator[Progress, None, ConceptMask]:
@@ -66,6 +67,9 @@ def refine(
         per: ``"model"`` lets neurons move between parameters, ``"site"`` only inside each.
         guard: Shut only weights with ``|theta| < guard * std`` of their parameter.
         within: Shut only neurons of this mask.
+        densities: Measure every second gradient with a mask of another density in place, these in
+            turn, so that the scores make good masks there too (cut them from the state's
+            ``latent``).
         epsilon: Adam's; products ``theta * dL/dgamma`` well below it hardly count.
         state: Where to go on; changed in place.
 
@@ -82,15 +86,17 @@ def refine(
     counts = _counts(mask, weights, per=per)
     allowed = eligible(weights, guard=guard, within=within)
     _require_allowed(mask, allowed)
+    others = [quota(weights, density, per=per) for density in densities]
     settings = {"rate": rate, "per": per, "epsilon": epsilon, "mask": mask.digest}
     settings |= {"guard": guard, "within": within.digest if within is not None else None}
+    settings |= {"densities": list(densities)}
 
     def start() -> dict[str, Scores]:
         latent = _latent(mask, weights, ranking, per=per)
         return {"latent": latent, "first": zeros(weights), "second": zeros(weights)}
 
     state = begin(state, weights, engine="refine", steps=steps, settings=settings, start=start)
-    return _exchange(losses, weights, state, steps, counts, allowed)
+    return _exchange(losses, weights, state, steps, [counts, *others], allowed)
 
 
 def shut_in_rounds(
@@ -153,13 +159,15 @@ def _exchange(
     weights: dict[str, Tensor],
     state: SearchState,
     steps: int,
-    counts: dict[str | None, int],
+    counts: list[dict[str | None, int]],
     allowed: Hits,
 ) -> Generator[Progress, None, ConceptMask]:
-    """Run :func:`refine` from ``state`` on."""
+    """Run :func:`refine` from ``state`` on; ``counts`` begins with those of the result."""
+    own, *others = counts
+    turns = [each for other in others or [own] for each in (own, other)]
     latent, epsilon, rate = (state.slots["latent"], *map(state.settings.get, ("epsilon", "rate")))
     while state.step < steps:
-        hits = mark(latent, allowed, counts=counts)
+        hits = mark(latent, allowed, counts=turns[state.step % len(turns)])
         gamma = {name: w.masked_fill(hits[name], 0) for name, w in weights.items()}
         loss, gradients = differentiate(losses(state.step), gamma, step=state.step)
         del gamma, hits
@@ -169,7 +177,7 @@ def _exchange(
         del gradients
         state.step += 1
         yield Progress(state.step, steps, loss, state)
-    return ConceptMask.where(mark(latent, allowed, counts=counts))
+    return ConceptMask.where(mark(latent, allowed, counts=own))
 
 
 def _advance(

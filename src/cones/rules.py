@@ -28,8 +28,9 @@ class Question:
         weights: The searched weights.
         densities: Of the levels wanted, increasing.
         density: Where the mask is meant to be used, one of ``densities``.
+        rivals: Densities that the line search may choose instead, so worth refining for too.
         steps: Gradients of the scoring search.
-        refine_steps: Gradients of the refinement, for rules that refine.
+        refine_steps: Gradients of the refinement, for the rules of :data:`REFINING`.
         rate: Learning rate of the gate (rho).
         guard: Shut only weights below this many standard deviations, or ``None``.
         within: Search only these neurons, or ``None``.
@@ -40,6 +41,7 @@ class Question:
     weights: Mapping[str, Tensor]
     densities: tuple[float, ...]
     density: float
+    rivals: tuple[float, ...]
     steps: int
     refine_steps: int
     rate: float
@@ -125,7 +127,9 @@ def by_rounds(question: Question) -> tuple[ConceptMask, ...]:
 def by_refine(question: Question) -> tuple[ConceptMask, ...]:
     """Start from ``adam``, then exchange neurons with the mask in place (straight-through).
 
-    All levels are cut from the refined scores; the one at ``density`` is the refined mask.
+    All levels are cut from the refined scores; the one at ``density`` is the refined mask. Where
+    the density is still open, every second gradient is measured at a denser level: refined for
+    one density alone, the scores make poor masks at higher ones.
     """
     score = _adam(question)
     options = {"guard": question.guard, "within": question.within}
@@ -139,6 +143,7 @@ def by_refine(question: Question) -> tuple[ConceptMask, ...]:
             steps=question.refine_steps,
             rate=REFINE_RATE,
             ranking=score,
+            densities=question.rivals,
             state=state,
             **options,
         ),
@@ -163,3 +168,4 @@ RULES: dict[str, Callable[[Question], tuple[ConceptMask, ...]]] = {
     "rounds": by_rounds,
     "refine": by_refine,
 }
+REFINING = ("rounds", "refine")  # these also use up ``refine_steps``

@@ -97,6 +97,10 @@ class Backbone(Protocol):
         """Move what a search no longer needs off the accelerator."""
         ...
 
+    def recall(self) -> None:
+        """Bring back what :meth:`release` moved."""
+        ...
+
 
 BACKBONES: dict[str, type[UNetBackbone]] = {"unet": UNetBackbone}
 

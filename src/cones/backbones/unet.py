@@ -205,6 +205,13 @@ class UNetBackbone:
         for _, encoder in encoders(self.pipeline).values():
             encoder.to("cpu")
 
+    def recall(self) -> None:
+        """Move the VAE and the text encoders back to the U-Net's device, to draw pictures."""
+        parts = [self.pipeline.vae, *(encoder for _, encoder in encoders(self.pipeline).values())]
+        for part in parts:
+            if part.device not in (self._device, torch.device("meta")):  # meta: offloaded
+                part.to(self._device)
+
     @property
     def _config(self) -> Any:
         return self.module.config

@@ -21,7 +21,7 @@ from cones.bench.cells import (
 from cones.bench.interval import average, paired
 from cones.find import DENSITY, Settings, find
 from cones.record import machine
-from cones.rules import RULES
+from cones.rules import REFINING, RULES
 
 LOSSES = ("subject", "prior", "loss")
 
@@ -41,6 +41,9 @@ def rules_figures(
 ) -> dict[str, Any]:
     """Compare the rules at one density over subjects and seeds.
 
+    All rules take the same number of gradients: those that do not refine score with the
+    ``refine_steps`` as well.
+
     Args:
         pipeline: Text-to-image pipeline.
         folder: Holds subject folders, each with photos and ``subject.json``.
@@ -58,8 +61,10 @@ def rules_figures(
     """
     work, settings = Path(work), replace(settings or Settings(), density=density)
     chosen = subject_folders(folder, subjects)
+    whole = settings.steps + settings.refine_steps
+    budget = {rule: settings.steps if rule in REFINING else whole for rule in rules}
     cells = [
-        (photos, replace(settings, rule=rule, seed=seed))
+        (photos, replace(settings, rule=rule, seed=seed, steps=budget[rule]))
         for photos in chosen
         for seed in seeds
         for rule in rules

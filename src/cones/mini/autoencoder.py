@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from cones.mini.training import Recipe
 
 RECIPE = Recipe(steps=1700, batch=16, rate=1.5e-3, average=0.995)
-DECODER = Recipe(steps=3000, batch=16, rate=4e-4, average=0.995)
+DECODER = Recipe(steps=800, batch=16, rate=4e-4, average=0.995)
 CHANNELS = 16
 KL_WEIGHT = 1e-6
 

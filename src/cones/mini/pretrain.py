@@ -78,7 +78,9 @@ class Store:
 def train_clip(store: Store, minutes: float) -> bool:
     """Stage 1; ``to the left of`` would lie in a mirror, so nothing is mirrored."""
     torch.manual_seed(SEED)
-    run = Run(clip.build(store.tokenizer), clip.RECIPE, store.work / "clip")
+    whole = clip.build(store.tokenizer)
+    whole.set_attn_implementation("eager")  # on these short sequences 1.9 x faster than SDPA
+    run = Run(whole, clip.RECIPE, store.work / "clip")
 
     def loss_of(step: int) -> Tensor:
         index = torch.randint(store.count, (clip.RECIPE.batch,), generator=draw_of(step, 1))
