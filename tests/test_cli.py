@@ -313,7 +313,7 @@ def test_bench_search_measures_subjects_beside_controls(
     (folder / "subject.json").write_text('{"noun": "cat"}')
     options = ("--photos", folder.parent, "--work", tmp_path / "work", "--no-pictures", "--json")
     command = ("bench", "search", *options, "--model", model, "--docs", tmp_path / "docs")
-    result = run(*command, "--seeds", 0, "--set", "steps=2", *TINY[2:])
+    result = run(*command, "--seed", 0, "--set", "steps=2", *TINY[2:])
     found = json.loads(result.stdout)
     assert [row["subject"] for row in found["rows"]] == ["cat"]
     assert found["summary"]["wins"]["shut_below_random"]["of_subjects"] == 1

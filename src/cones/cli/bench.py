@@ -23,7 +23,7 @@ Photos = Annotated[Path, typer.Option(help="Folder of subject folders, with subj
 Subjects = Annotated[
     list[str] | None, typer.Option(help="Use only this subject; repeat for several.")
 ]
-Seeds = Annotated[list[int], typer.Option(help="Seed of a search; repeat for several.")]
+Seeds = Annotated[list[int], typer.Option("--seed", help="Seed of a search; repeat for several.")]
 Pictures = Annotated[
     bool, typer.Option("--pictures/--no-pictures", help="Draw pictures and have them judged.")
 ]

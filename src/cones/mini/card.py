@@ -58,7 +58,7 @@ resume, but not the same bits on every processor.
 
 | stage | updates | planned | batch | samples |
 | --- | --- | --- | --- | --- |
-{stages}
+{stages}{remarks}
 ## Licences
 
 The weights: CC BY 4.0, with the attribution of NOTICE. The pictures they were trained on are
@@ -71,7 +71,8 @@ def card(work: Path, folder: Path) -> str:
     """Write the card of a packed model.
 
     Args:
-        work: The pretraining folder, for the training logs.
+        work: The pretraining folder, for the training logs and, where whoever trained has
+            something to say, ``remarks.md``.
         folder: The packed model, for its files.
     """
     words = {"nouns": ", ".join(NOUNS), "places": ", ".join(PLACES)}
@@ -82,7 +83,9 @@ def card(work: Path, folder: Path) -> str:
             count = sum(file.get_tensor(key).numel() for key in file.keys())  # noqa: SIM118
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         text += f"| {name} | {what} | {count:,} | `{digest}` |\n"
-    return text + TAIL.format(stages="".join(_rows(work)))
+    path = work / "remarks.md"
+    remarks = f"\n{path.read_text().strip()}\n" if path.exists() else ""
+    return text + TAIL.format(stages="".join(_rows(work)), remarks=remarks)
 
 
 def _rows(work: Path) -> Iterator[str]:
