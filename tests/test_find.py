@@ -52,6 +52,16 @@ def test_every_rule_gives_nested_levels_and_leaves_the_model_alone(model, subjec
     assert all(torch.equal(w, after[n]) for n, w in before.items())
 
 
+def test_without_levels_there_is_the_density_alone(model, subject, prior):
+    whole = find(model, subject, settings=TINY, prior=prior)
+    alone = find(model, subject, settings=replace(TINY, levels=False), prior=prior)
+    assert alone.levels == (whole.mask,)
+    assert alone.certificate["shut"] == whole.certificate["shut"]
+    assert alone.certificate["random"] == whole.certificate["random"]
+    with pytest.raises(SearchError, match=r"expected e\.g\. 0\.0132"):
+        Settings(levels=False)
+
+
 def test_certificate_is_what_shutting_measures(model, subject, prior):
     from cones.find import implanting_loss
 

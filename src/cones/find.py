@@ -54,6 +54,8 @@ class Settings:
         prior_steps: Sampling steps of a prior picture.
         flip: Also show every photo mirrored.
         held_out: Samples of each half of the loss in the certificate.
+        levels: Keep, and measure, masks of other densities too; ``density`` must be given to do
+            without.
         seed: Of all draws.
     """
 
@@ -71,6 +73,7 @@ class Settings:
     prior_steps: int = 25
     flip: bool = True
     held_out: int = 256
+    levels: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -81,6 +84,10 @@ class Settings:
             )
         if self.density is not None and not 0 < self.density < 1:
             raise SearchError(f"density is {self.density}, expected 0 to 1, e.g. {DENSITY}")
+        if not self.levels and self.density is None:
+            raise SearchError(
+                "density is None, expected e.g. 0.0132 without levels to choose from"
+            )
         if min(self.steps, self.refine_steps, self.batch, self.held_out, self.prior_count) < 1:
             raise SearchError("steps, batch, held_out and prior_count must be at least 1")
 
@@ -193,7 +200,7 @@ def find_levels(
 ) -> tuple[ConceptMask, ...]:
     """Run the rule of the settings and give its nested masks, sparse to dense."""
     target = settings.density or DENSITY
-    densities = tuple(sorted({*(d for d in DENSITIES if d != target), target}))
+    densities = tuple(sorted({target, *(DENSITIES if settings.levels else ())}))
     question = Question(
         losses=lambda step: loss.at(step, seed=settings.seed),
         weights=weights,

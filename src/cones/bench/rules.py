@@ -59,7 +59,8 @@ def rules_figures(
     Returns:
         Settings, seeds, machine, a row per cell, and a table with one entry per rule.
     """
-    work, settings = Path(work), replace(settings or Settings(), density=density)
+    work, settings = Path(work), settings or Settings()
+    settings = replace(settings, density=density, levels=False)
     chosen = subject_folders(folder, subjects)
     whole = settings.steps + settings.refine_steps
     budget = {rule: settings.steps if rule in REFINING else whole for rule in rules}
