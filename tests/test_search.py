@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from cones.errors import SearchError
 from cones.search import score_accelerated, score_moments, score_sampled
@@ -261,7 +262,10 @@ def test_damaged_states_are_refused(tmp_path):
         SearchState.load(tmp_path / "absent")
 
 
-def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("raised", "expected"), [(OSError, OSError), (SafetensorError, SearchError)]
+)
+def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch, raised, expected):
     search = score_moments(TwoLayers(), TwoLayers().weights(), steps=3)
     state = next(search).state
     state.save(tmp_path / "state")
@@ -269,10 +273,10 @@ def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
 
     def fail(tensors, path, metadata):
         path.write_bytes(b"half")
-        raise OSError("disk full")
+        raise raised("disk full")
 
     monkeypatch.setattr("cones.state.save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(expected, match="disk full"):
         state.save(tmp_path / "state")
     assert [p.name for p in tmp_path.iterdir()] == ["state"]
     assert (tmp_path / "state").read_bytes() == before

@@ -44,7 +44,11 @@ class SearchState:
     step: int = 0
 
     def save(self, path: str | Path) -> None:
-        """Write the state to one safetensors file, replacing ``path`` only when complete."""
+        """Write the state to one safetensors file, replacing ``path`` only when complete.
+
+        Raises:
+            SearchError: It cannot be written, on a full disk for example. ``path`` is as before.
+        """
         path = Path(path)
         tensors = {
             f"{slot}/{name}": tensor.detach().cpu().contiguous()
@@ -63,6 +67,11 @@ class SearchState:
         try:
             save_file(tensors, partial, metadata=header)
             partial.replace(path)
+        except SafetensorError as error:
+            raise SearchError(
+                f"cannot save the search to {path} ({error}); expected a folder of yours with "
+                "space left; free some and run the same again: what was saved before is kept"
+            ) from error
         finally:
             partial.unlink(missing_ok=True)
 
