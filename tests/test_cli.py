@@ -164,6 +164,22 @@ def test_show_describes_and_draws(found: Path, tmp_path: Path) -> None:
     assert sparse["concepts"][0]["density"] == pytest.approx(0.001, rel=0.2)
 
 
+def test_refine_searches_within_what_two_searches_found(
+    found: Path, model: str, photos: str, tmp_path: Path
+) -> None:
+    other, both = tmp_path / "pot.safetensors", tmp_path / "both.safetensors"
+    words = ("--noun", "pot", "--identifier", "V2*", "--model", model, "--seed", 1)
+    run("find", photos, *words, "-o", other, *TINY)
+    command = ("refine", found, other, "--photos", photos, "--model", model, "-o", both, *TINY)
+    refused(*command, match="found 1 --photos for 2 concept files")
+    result = run(*command, "--photos", photos, "--json")
+    record = json.loads(result.stdout)
+    assert record["words"] == ["V* cat", "V2* pot"]
+    assert load(both).mask <= load(found).mask | load(other).mask
+    assert "union" in run("show", both).stdout
+    assert not (tmp_path / "both.safetensors.part").exists()
+
+
 def test_combine_joins_what_two_searches_found(
     found: Path, model: str, photos: str, tmp_path: Path
 ) -> None:

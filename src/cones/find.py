@@ -144,16 +144,7 @@ def find(
     started = time.monotonic()
     backbone = backbone_for(pipeline)
     if prior is None:
-        prior = prior_images(
-            pipeline,
-            noun=subject.noun,
-            count=settings.prior_count,
-            steps=settings.prior_steps,
-            batch=16,
-            seed=settings.seed,
-            cache_dir=cache_dir,
-            on_progress=lambda done, count: notify(Step("prior", done, count)),
-        )
+        prior = drawn_prior(pipeline, subject.noun, settings, cache_dir, notify)
     embeddings = backbone.register(subject.identifier)
     loss = implanting_loss(backbone, subject, prior, settings)
     weights = backbone.weights(settings.scope)
@@ -173,6 +164,22 @@ def find(
     certificate["seconds"] = round(time.monotonic() - started, 1)
     member = Member(subject.identifier, subject.noun, embeddings)
     return Concept(levels, level, (member,), base, asdict(settings), certificate)
+
+
+def drawn_prior(
+    pipeline: Any, noun: str, settings: Settings, cache_dir: Path | None, notify: Notify
+) -> Float[Tensor, "n 3 h w"]:
+    """Let the untouched model draw the prior pictures of a noun, or find them in the cache."""
+    return prior_images(
+        pipeline,
+        noun=noun,
+        count=settings.prior_count,
+        steps=settings.prior_steps,
+        batch=16,
+        seed=settings.seed,
+        cache_dir=cache_dir,
+        on_progress=lambda done, count: notify(Step("prior", done, count)),
+    )
 
 
 def implanting_loss(
@@ -248,12 +255,19 @@ def drain(
         raise
 
 
-def fingerprint(base: BaseCheck, loss: ImplantingLoss, settings: Settings) -> str:
+def fingerprint(
+    base: BaseCheck,
+    loss: ImplantingLoss | JointLoss,
+    settings: Settings,
+    within: ConceptMask | None = None,
+) -> str:
     """Name a search by all it depends on, so that only the same one is ever resumed."""
     digest = hashlib.sha256(f"{base.layout} {base.weights}".encode())
     digest.update(json.dumps(asdict(settings), sort_keys=True).encode())
-    for pairs in (loss.subject, loss.prior):
-        digest.update(_bytes(pairs))
+    digest.update((within.digest if within is not None else "").encode())
+    for each in getattr(loss, "losses", (loss,)):
+        for pairs in (each.subject, each.prior):
+            digest.update(_bytes(pairs))
     return digest.hexdigest()[:16]
 
 

@@ -7,7 +7,7 @@ is imported inside the commands, which keeps ``cones --help`` fast.
 
 import typer
 
-from cones.cli import bench, files, pictures, search
+from cones.cli import bench, files, pictures, search, together
 
 app = typer.Typer(
     name="cones",
@@ -22,6 +22,7 @@ app.command("find")(search.find)
 app.command("generate")(pictures.generate)
 app.command("show")(files.show)
 app.command("combine")(files.combine)
+app.command("refine")(together.refine)
 app.command("export")(files.export)
 app.command("demo")(pictures.demo)
 app.add_typer(bench.app, name="bench")

@@ -9,7 +9,8 @@ from typing import Any
 from cones.cli import options, places, screen
 from cones.errors import ConesError
 
-ROWS = ("untouched", "random", "shut")
+ROWS = ("untouched", "random", "union", "shut")
+LOSSES = ("subject", "prior", "loss")
 
 
 @screen.guarded
@@ -164,7 +165,7 @@ def certificate_lines(certificate: dict[str, Any]) -> list[str]:
     """Say what was measured, one line per mask; nothing for a combined concept."""
     return [
         f"  {row:<10} held-out loss  "
-        + "  ".join(f"{name} {value:.4f}" for name, value in certificate[row].items())
+        + "  ".join(f"{name} {certificate[row][name]:.4f}" for name in LOSSES)
         for row in ROWS
         if row in certificate
     ]
