@@ -8,7 +8,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 MAP = re.compile(r"```text\nsrc/cones/\n.*?```", re.S)
-FIGURE = re.compile(r"\| ([\d.,]+)([^|]*)\| `(\w+\.json) ([\w.]+)` \|")
+FIGURE = re.compile(r"\| (-?[\d.,]+)([^|]*)\| `(\w+\.json) ([\w.]+)` \|")
 
 
 def file_map() -> str:

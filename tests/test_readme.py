@@ -88,7 +88,7 @@ def test_the_file_map_is_the_tree() -> None:
 
 def test_figures_are_quoted_from_the_records() -> None:
     """Compare ``| 12.3 ms | `swap.json float32.cones.shut_ms.min` |`` with the record."""
-    row = re.compile(r"\| ([\d.,]+)[^|]*\| `(\w+\.json) ([\w.]+)` \|")
+    row = re.compile(r"\| (-?[\d.,]+)[^|]*\| `(\w+\.json) ([\w.]+)` \|")
     quoted = row.findall((ROOT / "README.md").read_text("utf-8"))
     assert quoted
     for shown, name, path in quoted:
