@@ -2,8 +2,8 @@
 PYTHON ?= python3
 TORCH ?= 2.13.0
 TORCH_ARGS ?=
-SUBJECT ?= siamese_cat
-NOUN ?= cat
+SUBJECT ?= barrel
+NOUN ?= barrel
 OUT ?= out/demo
 
 .PHONY: demo test check bench clean
@@ -22,6 +22,7 @@ bench: .venv/installed
 	.venv/bin/cones bench swap --output docs/results/swap.json --overwrite
 	.venv/bin/cones bench scale --output docs/results/scale.json --overwrite
 	.venv/bin/cones bench search --docs docs
+	.venv/bin/cones bench rules --docs docs
 
 clean:
 	rm -rf .venv out

@@ -53,6 +53,11 @@ def run(*words: object) -> Any:
     return result
 
 
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image, dtype=int)
+
+
 def refused(*words: object, match: str) -> str:
     """Expect one message without a traceback."""
     result = cones(*words)
@@ -135,7 +140,7 @@ def test_generate_goes_on_where_it_stopped(found: Path, model: str, tmp_path: Pa
     command = ("generate", "-c", found, "a V* cat", "--model", model, "--steps", 2, "-n", 2)
     run(*command, "-o", out)
     first = (out / "000.png").read_bytes()
-    before = np.asarray(Image.open(out / "001.png"), dtype=int)
+    before = pixels(out / "001.png")
     stamp = (out / "000.png").stat().st_mtime_ns
     (out / "sheet.png").unlink()
     (out / "001.png").unlink()
@@ -143,8 +148,9 @@ def test_generate_goes_on_where_it_stopped(found: Path, model: str, tmp_path: Pa
     assert "1 of 2 pictures are there already" in result.stderr
     assert (out / "000.png").stat().st_mtime_ns == stamp
     assert (out / "000.png").read_bytes() == first
-    after = np.asarray(Image.open(out / "001.png"), dtype=int)
-    assert abs(after - before).max() <= 1  # drawn alone now: another batch size rounds otherwise
+    assert (
+        abs(pixels(out / "001.png") - before).max() <= 1
+    )  # drawn alone now: another batch size rounds otherwise
 
 
 def test_a_missing_identifier_is_said(found: Path, model: str, tmp_path: Path) -> None:
@@ -162,6 +168,25 @@ def test_show_describes_and_draws(found: Path, tmp_path: Path) -> None:
     assert record["overlap"][0]["jaccard"] == 1
     sparse = json.loads(run("show", found, "--density", 0.001, "--json").stdout)
     assert sparse["concepts"][0]["density"] == pytest.approx(0.001, rel=0.2)
+
+
+def test_attend_lights_the_words(found: Path, model: str, tmp_path: Path) -> None:
+    sheet = tmp_path / "new" / "attention.png"
+    command = ("attend", "a V* cat on the grass", "-c", found, "--model", model, "--steps", 2)
+    options = ("--word", "V* cat", "--word", "grass", "--at", 1, "--layer", "up", "-o", sheet)
+    record = json.loads(run(*command, *options, "--json").stdout)
+    assert list(record["shut"]) == ["V* cat", "grass"]
+    assert record["shut"] != record["untouched"]
+    assert 0 < np.min(record["untouched"]["grass"]) < np.max(record["untouched"]["grass"]) < 1
+    settings = read_settings(sheet)
+    assert (settings["recorded"], settings["layers"]) == ([1], ["up"])
+    with Image.open(sheet) as image:
+        assert image.width > 3 * 128
+    refused(*command, *options, match="--overwrite")
+    out = tmp_path / "b.png"
+    refused(*command, "--word", "dog", "-o", out, match="found no 'dog' among the first")
+    refused(*command, "--layer", "nowhere", "-o", out, match="found layers none")
+    assert not out.exists()
 
 
 def test_refine_searches_within_what_two_searches_found(
@@ -219,7 +244,20 @@ def test_an_exported_checkpoint_draws_the_same_without_this_library(
 
 
 def test_demo_writes_a_sheet_with_controls(model: str, photos: str, tmp_path: Path) -> None:
-    command = ("demo", photos, "--model", model, "-o", tmp_path / "demo", "-n", 1, "--steps", 2)
+    command = (
+        "demo",
+        photos,
+        "--noun",
+        "cat",
+        "--model",
+        model,
+        "-o",
+        tmp_path / "demo",
+        "-n",
+        1,
+        "--steps",
+        2,
+    )
     result = run(*command, "--json", "--set", "steps=2", *TINY[2:])
     record = json.loads(result.stdout)
     names = sorted(path.name for path in (tmp_path / "demo").iterdir())
@@ -345,6 +383,15 @@ def test_help_is_fast_and_teaches() -> None:
     assert time.process_time() - start < 2
     assert "torch" not in result.stderr
     assert "diffusers" not in result.stderr
-    commands = [("find",), ("generate",), ("show",), ("combine",), ("export",), ("demo",)]
+    commands = [
+        ("find",),
+        ("generate",),
+        ("show",),
+        ("attend",),
+        ("combine",),
+        ("refine",),
+        ("export",),
+        ("demo",),
+    ]
     for words in [*commands, ("bench", "codec"), ("bench", "swap"), ("bench", "search")]:
         assert f"cones {' '.join(words)}" in " ".join(run(*words, "--help").stdout.split())

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from cones.mask import ConceptMask
-from cones.plot import Row, density_picture, picture_sheet, read_settings, save_picture
+from cones.plot import Row, density_picture, overlay, picture_sheet, read_settings, save_picture
 
 
 def test_every_picture_is_on_the_sheet() -> None:
@@ -40,3 +40,12 @@ def test_the_density_picture_says_what_it_shows(tmp_path: Path) -> None:
     hits = {name.format(a, r): torch.eye(4, dtype=torch.bool) for a in (1, 2) for r in "kv"}
     density_picture(ConceptMask.where(hits), tmp_path / "a.png", title="V* cat")
     assert read_settings(tmp_path / "a.png") == {"neurons": 16, "density": 0.25}
+
+
+def test_overlay_keeps_the_brightest_place_and_darkens_the_rest():
+    picture = Image.new("RGB", (4, 4), (200, 100, 50))
+    lit = overlay(picture, [[2.0, 0.0], [1.0, 2.0]])
+    assert lit.size == (4, 4)
+    assert lit.getpixel((0, 0)) == (200, 100, 50)
+    assert max(lit.getpixel((3, 0))) < 20
+    assert overlay(picture, [[0.0]]).getpixel((1, 1)) == (0, 0, 0)

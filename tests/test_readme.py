@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 TINY = ["--set", "refine_steps=2", "--set", "prior_count=2", "--set", "prior_steps=2"]
 TINY += ["--set", "batch=2", "--set", "held_out=4", "--set", "steps=2"]
-SHORT = {"find": TINY, "demo": [*TINY, "-n", "1", "--steps", "1"], "generate": ["--steps", "1"]}
+DRAWN = ["--steps", "1"]
+SHORT = {"find": TINY, "refine": TINY, "demo": [*TINY, "-n", "1", *DRAWN]}
+SHORT |= {"generate": DRAWN, "attend": DRAWN}
 SETTINGS = "seed=0, steps=2, refine_steps=2, prior_count=2, prior_steps=2, batch=2, held_out=4"
 
 

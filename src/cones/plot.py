@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from cones.errors import ConesError
@@ -74,6 +75,14 @@ def _wrapped(text: str, width: int) -> str:
 
 def _lines(row: Row, side: int) -> int:
     return max((_wrapped(text, side).count("\n") + 1 for text in row.captions), default=0)
+
+
+def overlay(image: Image.Image, shares: Sequence[Sequence[float]]) -> Image.Image:
+    """Darken a picture where a map, rows of numbers, is low; the map's largest value is bright."""
+    rows = np.asarray(shares, dtype=float)
+    light = Image.fromarray(np.uint8(255 * rows / max(rows.max(), 1e-12)))
+    mask = light.resize(image.size, Image.Resampling.BICUBIC)
+    return Image.composite(image.convert("RGB"), Image.new("RGB", image.size), mask)
 
 
 def save_picture(image: Image.Image, path: Path | str, settings: Mapping[str, Any]) -> None:

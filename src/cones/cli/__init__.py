@@ -7,7 +7,7 @@ is imported inside the commands, which keeps ``cones --help`` fast.
 
 import typer
 
-from cones.cli import bench, files, pictures, search, together
+from cones.cli import attend, bench, files, pictures, search, together
 
 app = typer.Typer(
     name="cones",
@@ -16,11 +16,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Try it without anything else: cones demo examples/photos/siamese_cat",
+    epilog="Try it without anything else: cones demo",
 )
 app.command("find")(search.find)
 app.command("generate")(pictures.generate)
 app.command("show")(files.show)
+app.command("attend")(attend.attend)
 app.command("combine")(files.combine)
 app.command("refine")(together.refine)
 app.command("export")(files.export)
