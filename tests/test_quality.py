@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from cones.mini.probe import Probe, shares
-from cones.mini.quality import KNOWN, UNSEEN, asked, psnr, sheet, zero_shot
+from cones.mini.quality import KNOWN, UNSEEN, asked, psnr, reconstructed, sheet, zero_shot
 from cones.mini.world import NOUNS, PLACES, Scene, Thing, caption, with_article
 
 
@@ -74,7 +74,13 @@ class Dimming:
 
 def test_psnr_of_a_known_error():
     pixels = torch.full((3, 3, 8, 8), 0.5)
-    torch.testing.assert_close(psnr(Dimming(), pixels), torch.full((3,), 20.0))
+    found = reconstructed(Dimming(), pixels)
+    torch.testing.assert_close(psnr(found, pixels), torch.full((3,), 20.0))
+
+
+def test_reconstructions_are_clipped_and_keep_their_order():
+    pixels = torch.linspace(0, 1, 40)[:, None, None, None].expand(-1, 3, 8, 8)
+    torch.testing.assert_close(reconstructed(Dimming(), pixels), (pixels - 0.1).clamp(min=0))
 
 
 class Aligned:

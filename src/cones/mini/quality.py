@@ -3,7 +3,9 @@
 Does a picture show what its prompt names? The generator's own parts have no say in that: the
 judge is a linear classifier on the features of EfficientNet-Lite0, fitted on composed pictures of
 the corpus, and its accuracy on other composed pictures stands beside every figure, as the most
-that could be reached. Half of the prompts put the place first, as no training caption does.
+that could be reached; so does its accuracy on those pictures sent through the autoencoder, the
+most that a perfect U-Net could reach. Half of the prompts put the place first, as no training
+caption does.
 """
 
 import argparse
@@ -92,7 +94,8 @@ class Examiner:
         self.places = Probe.fit(features, [place for _, _, place in known])
         self.fresh = pixels_of([image for image, _, _ in fresh])
         self.fresh_nouns = [noun for _, noun, _ in fresh]
-        self.own = self.examine(self.fresh, self.fresh_nouns, [place for _, _, place in fresh])
+        self.fresh_places = [place for _, _, place in fresh]
+        self.own = self.examine(self.fresh, self.fresh_nouns, self.fresh_places)
 
     def examine(
         self, pixels: Float[Tensor, "n 3 h w"], nouns: Sequence[str], places: Sequence[str]
@@ -123,14 +126,18 @@ def drawn(pipeline: Any, asks: Sequence[Asked], *, steps: int) -> list[Image.Ima
 
 
 @torch.no_grad()
-def psnr(vae: Any, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
-    """Measure reconstructions (posterior mean) in decibels, ``-10 log10(mean square error)``."""
-    found = []
-    for part in pixels.split(BATCH):
-        back = vae.decode(vae.encode(part * 2 - 1).latent_dist.mean).sample
-        error = ((back / 2 + 0.5).clamp(0, 1) - part).square().flatten(1).mean(1)
-        found.append(-10 * error.log10())
-    return torch.cat(found)
+def reconstructed(vae: Any, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+    """Send pictures in [0, 1] through the autoencoder (posterior mean): the best a U-Net can do."""
+    found = [
+        vae.decode(vae.encode(part * 2 - 1).latent_dist.mean).sample
+        for part in pixels.split(BATCH)
+    ]
+    return (torch.cat(found) / 2 + 0.5).clamp(0, 1)
+
+
+def psnr(found: Float[Tensor, "n 3 h w"], pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
+    """Measure likeness in decibels, ``-10 log10(mean square error)``, of pictures in [0, 1]."""
+    return -10 * (found - pixels).square().flatten(1).mean(1).log10()
 
 
 def zero_shot(clip: Any, pixels: Float[Tensor, "n 3 h w"]) -> Int[Tensor, " n"]:
@@ -170,7 +177,14 @@ def model_figures(
     """
     examiner = Examiner(judge, corpus, fitted=fitted, held_out=held_out)
     places = [place for place in PLACES if place in examiner.places.names]
-    figures: dict[str, Any] = {"composed_pictures": examiner.own}
+    figures: dict[str, Any] = {
+        "composed_pictures": examiner.own,
+        "reconstructed_pictures": examiner.examine(
+            reconstructed(pipeline.vae, examiner.fresh),
+            examiner.fresh_nouns,
+            examiner.fresh_places,
+        ),
+    }
     sheets = {}
     for kind, templates in (("unseen_prompts", UNSEEN), ("plain_prompts", KNOWN)):
         asks = asked(templates, places, per_noun, seed)
@@ -180,7 +194,8 @@ def model_figures(
         )
         figures[kind] = {"prompts": list(templates), **shown}
     whole, _ = pictures(corpus, range(HELD_OUT, HELD_OUT + held_out), FIT_SEED)
-    quality = psnr(pipeline.vae, pixels_of(whole))
+    pixels = pixels_of(whole)
+    quality = psnr(reconstructed(pipeline.vae, pixels), pixels)
     figures["autoencoder_psnr_db"] = {"mean": float(quality.mean()), "count": len(quality)}
     chosen = [list(NOUNS)[i] for i in zero_shot(clip, examiner.fresh).tolist()]
     figures["clip_zero_shot"] = shares(chosen, examiner.fresh_nouns)
