@@ -127,7 +127,7 @@ def drawn(pipeline: Any, asks: Sequence[Asked], *, steps: int) -> list[Image.Ima
 
 @torch.no_grad()
 def reconstructed(vae: Any, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Send pictures in [0, 1] through the autoencoder (posterior mean): the best a U-Net can do."""
+    """Send pictures in [0, 1] through the autoencoder: no U-Net can draw better ones."""
     found = [
         vae.decode(vae.encode(part * 2 - 1).latent_dist.mean).sample
         for part in pixels.split(BATCH)
