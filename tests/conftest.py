@@ -5,11 +5,18 @@ Session fixtures are shared, so tests that change a pipeline take ``fresh`` copi
 """
 
 import copy
+import io
+import json
+import tarfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image, ImageDraw
+
+from cones.mini.world import NOUNS, PLACES
 
 WORDS = ("a", "photo", "of", "cat", "dog", "pot", "on", "the", "grass", "sks", "ktn", "wooden")
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -184,3 +191,43 @@ def fresh() -> Callable[[Any], Any]:
 def generator() -> torch.Generator:
     """Give a generator with a fixed seed."""
     return torch.Generator().manual_seed(0)
+
+
+def _add(archive: tarfile.TarFile, name: str, image: Image.Image) -> None:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    entry = tarfile.TarInfo(name)
+    entry.size = stream.tell()
+    stream.seek(0)
+    archive.addfile(entry, stream)
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory) -> Path:
+    """Build a corpus of coloured discs: one photo-like look a noun, one background a place."""
+    folder = tmp_path_factory.mktemp("corpus")
+    sprites, places = [], []
+    with tarfile.open(folder / "s.tar", "w") as archive:
+        for number, noun in enumerate([*NOUNS, "zeppelin"]):
+            for split in ("train", "subject"):
+                image = Image.new("RGBA", (40, 60))
+                ImageDraw.Draw(image).ellipse((2, 2, 38, 58), (10 * number, 99, 200, 255))
+                name = f"{split}{number}.png"
+                _add(archive, name, image)
+                row = {"shard": "s.tar", "file": name, "class": noun, "name": noun}
+                row |= {
+                    "colour": "red" if number % 2 else None,
+                    "style": "photo",
+                    "model": name,
+                    "split": split,
+                }
+                sprites.append(row)
+    with tarfile.open(folder / "b.tar", "w") as archive:
+        for label in [*PLACES, "moon base"]:
+            _add(archive, f"{label}.png", Image.new("RGB", (128, 128), (120, 180, 90)))
+            row = {"shard": "b.tar", "file": f"{label}.png", "label": label, "split": "train"}
+            row["kind"] = "hdr" if len(places) % 2 else "procedural"
+            places.append(row | {"ground_from": 0.6, "ground_to": 0.95})
+    for name, rows in (("sprites", sprites), ("backgrounds", places)):
+        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    return folder

@@ -9,6 +9,7 @@ from torch import nn
 
 from cones.errors import BackboneError, ConesError, SubjectError
 from cones.metrics import METRICS, ImageAlignment, Metric, TextAlignment, judge, load_judge
+from cones.metrics.distance import diversity, kernel_distance, standardised
 
 RED, GREEN, BLUE = torch.eye(3)
 PHOTOS = Path(__file__).parent.parent / "examples" / "photos"
@@ -240,3 +241,43 @@ def test_a_folder_without_a_clip_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(BackboneError, match="found no readable CLIP"):
         load_clip(tmp_path)
+
+
+def test_kernel_distance_by_hand(generator):
+    a, b = torch.randn(4, 3, generator=generator), torch.randn(5, 3, generator=generator)
+
+    def mean(x, y, keep):
+        values = [
+            (float(u.double() @ v.double()) / 3 + 1) ** 3
+            for i, u in enumerate(x)
+            for j, v in enumerate(y)
+            if keep(i, j)
+        ]
+        return sum(values) / len(values)
+
+    def other(i, j):
+        return i != j
+
+    expected = mean(a, a, other) + mean(b, b, other) - 2 * mean(a, b, lambda i, j: True)
+    assert kernel_distance(a, b) == pytest.approx(expected)
+
+
+def test_kernel_distance_scatters_about_zero_for_one_distribution(generator):
+    draws = [kernel_distance(*torch.randn(2, 60, 8, generator=generator)) for _ in range(60)]
+    assert min(draws) < 0 < max(draws)
+    far = kernel_distance(
+        torch.randn(60, 8, generator=generator), torch.randn(60, 8, generator=generator) + 2
+    )
+    assert far > 5 * max(draws)
+
+
+def test_diversity_of_known_sets():
+    assert diversity(torch.tensor([[1.0, 0], [3, 0], [7, 0]])) == pytest.approx(0)
+    assert diversity(torch.eye(5)) == pytest.approx(1)
+    assert diversity(torch.tensor([[1.0, 0], [-2, 0]])) == pytest.approx(2)
+
+
+def test_standardised_uses_the_reference_alone():
+    reference = torch.tensor([[0.0, 5], [2, 5]])
+    found = standardised(torch.tensor([[1.0, 5], [3, 5]]), reference)
+    torch.testing.assert_close(found, torch.tensor([[0.0, 0], [2**0.5, 0]]))

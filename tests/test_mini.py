@@ -1,56 +1,20 @@
 """The built-in model's corpus, words, training loop and shipped weights."""
 
 import hashlib
-import io
 import json
-import tarfile
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
 
 from cones.errors import SearchError, SubjectError
 from cones.mini import text, weights_path
 from cones.mini.data import SIZE, Corpus, pictures
-from cones.mini.training import Recipe, Run, train
-from cones.mini.world import NOUNS, PLACES, RARE_WORDS, Scene, Thing, caption, phrase
-
-
-def _add(archive: tarfile.TarFile, name: str, image: Image.Image) -> None:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    entry = tarfile.TarInfo(name)
-    entry.size = stream.tell()
-    stream.seek(0)
-    archive.addfile(entry, stream)
-
-
-@pytest.fixture(scope="module")
-def corpus_folder(tmp_path_factory) -> Path:
-    """A corpus of coloured discs: one photo-like look per noun, one background per place."""
-    folder = tmp_path_factory.mktemp("corpus")
-    sprites, places = [], []
-    with tarfile.open(folder / "s.tar", "w") as archive:
-        for number, noun in enumerate([*NOUNS, "zeppelin"]):
-            for split in ("train", "subject"):
-                image = Image.new("RGBA", (40, 60))
-                ImageDraw.Draw(image).ellipse((2, 2, 38, 58), (10 * number, 99, 200, 255))
-                name = f"{split}{number}.png"
-                _add(archive, name, image)
-                row = {"shard": "s.tar", "file": name, "class": noun, "name": noun}
-                row |= {"colour": None, "style": "photo", "model": name, "split": split}
-                sprites.append(row)
-    with tarfile.open(folder / "b.tar", "w") as archive:
-        for label in [*PLACES, "moon base"]:
-            _add(archive, f"{label}.png", Image.new("RGB", (128, 128), (120, 180, 90)))
-            row = {"shard": "b.tar", "file": f"{label}.png", "label": label, "split": "train"}
-            row["kind"] = "hdr" if len(places) % 2 else "procedural"
-            places.append(row | {"ground_from": 0.6, "ground_to": 0.95})
-    for name, rows in (("sprites", sprites), ("backgrounds", places)):
-        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    return folder
+from cones.mini.muon import Muon, is_matrix, orthogonalised
+from cones.mini.training import Recipe, Run, optimisers, train
+from cones.mini.world import NOUNS, PLACES, RARE_WORDS, Scene, Thing, caption, held_out, phrase
 
 
 def test_corpus_keeps_subjects_and_unknown_things_out(corpus_folder):
@@ -76,6 +40,21 @@ def test_a_picture_depends_on_its_number_and_seed_alone(corpus_folder):
     np.testing.assert_array_equal(images[1], again)
     assert captions[1] == said
     assert corpus.picture(6, 4)[1] != said or (corpus.picture(6, 4)[0] != again).any()
+
+
+def test_one_pair_of_ten_is_never_shown_together(corpus_folder):
+    pairs = [(noun, place) for noun in NOUNS for place in PLACES]
+    kept_out = [pair for pair in pairs if held_out(*pair)]
+    assert len(kept_out) == len(pairs) // 10
+    assert {noun for noun, _ in kept_out} == set(NOUNS)
+    both = [pair for pair in combinations(NOUNS, 2) if held_out(*pair)]
+    assert 0.08 < len(both) / len(list(combinations(NOUNS, 2))) < 0.12
+    assert all(held_out(b, a) for a, b in both)
+    corpus, rng = Corpus(corpus_folder), np.random.default_rng(0)
+    for _ in range(300):
+        nouns, background = corpus.together(3, rng)
+        assert not any(held_out(noun, background.label) for noun in nouns)
+        assert not any(held_out(*pair) for pair in combinations(nouns, 2))
 
 
 def test_missing_corpus_is_named(tmp_path):
@@ -126,13 +105,15 @@ def test_tokenizer_knows_words_and_falls_back_to_bytes(tmp_path):
 def _quadratic(folder: Path, steps: int) -> Run:
     torch.manual_seed(0)
     recipe = Recipe(steps=steps, batch=1, rate=0.1, warmup=2)
-    return Run(torch.nn.Linear(3, 1), recipe, folder)
+    return Run(
+        torch.nn.Sequential(torch.nn.Linear(12, 12), torch.nn.Linear(12, 1)), recipe, folder
+    )
 
 
 def _loss(run: Run):
     def loss_of(step: int) -> torch.Tensor:
         draw = torch.Generator().manual_seed(step)
-        return run.module(torch.randn(4, 3, generator=draw)).square().mean()
+        return run.module(torch.randn(4, 12, generator=draw)).square().mean()
 
     return loss_of
 
@@ -161,10 +142,73 @@ def test_training_refuses_a_loss_that_is_not_a_number(tmp_path):
     assert all(torch.equal(before[name], w) for name, w in run.weights.items())
 
 
+def test_orthogonalised_keeps_directions_and_evens_out_sizes(generator):
+    matrices = torch.randn(3, 20, 50, generator=generator)
+    matrices = matrices * torch.logspace(0, -1.5, 20)[:, None]
+    left, before, right = torch.linalg.svd(matrices, full_matrices=False)
+    found = left.mT @ orthogonalised(matrices) @ right.mT
+    sizes = found.diagonal(dim1=1, dim2=2)
+    assert before.max() / before.min() > 20
+    assert (sizes > 0.6).all()
+    assert (sizes < 1.3).all()
+    assert (found - torch.diag_embed(sizes)).abs().max() < 0.05  # bf16
+
+
+@pytest.mark.parametrize("shape", [(12, 30), (30, 12), (16, 4, 3, 3)])
+def test_muon_takes_steps_of_one_size_whatever_the_gradient(shape, generator):
+    weight = torch.nn.Parameter(torch.zeros(shape))
+    other = torch.nn.Parameter(torch.ones(shape))
+    optimiser = Muon([weight, other], lr=0.1, weight_decay=0.5)
+    weight.grad = torch.randn(shape, generator=generator) * 1e-4
+    other.grad = -weight.grad
+    optimiser.step()
+    rows, columns = weight.flatten(1).shape
+    expected = 0.1 * max(1, rows / columns) ** 0.5
+    sizes = torch.linalg.svdvals(weight.detach().flatten(1)) / expected
+    assert sizes.min() > 0.4
+    assert sizes.max() < 1.3
+    assert (weight * weight.grad).sum() < 0
+    torch.testing.assert_close(other.data - 0.95, -weight.data, atol=1e-3, rtol=0)
+
+
+def test_muon_has_nesterov_momentum():
+    """Two steps by hand: m = 0.05 g1, then 0.95 m + 0.05 g2; the direction is 0.05 g + 0.95 m."""
+    first, second = torch.eye(10), torch.diag(torch.arange(10.0) - 4.5)
+    weight = torch.nn.Parameter(torch.zeros(10, 10))
+    optimiser = Muon([weight], lr=1.0)
+    for gradient in (first, second):
+        weight.data.zero_()
+        weight.grad = gradient
+        optimiser.step()
+    past = 0.95 * 0.05 * first + 0.05 * second
+    expected = orthogonalised((0.05 * second + 0.95 * past)[None])[0]
+    torch.testing.assert_close(weight.data, -expected)
+
+
+def test_muon_takes_matrices_and_adam_the_rest():
+    module = torch.nn.ModuleDict(
+        {
+            "words": torch.nn.Embedding(30, 16),
+            "wide": torch.nn.Conv2d(16, 16, 3),
+            "narrow": torch.nn.Conv2d(16, 3, 3),
+            "norm": torch.nn.LayerNorm(16),
+        }
+    )
+    names = {id(weight): name for name, weight in module.named_parameters()}
+    muon, adam = optimisers(module, Recipe(steps=1, batch=1, rate=0.1))
+    assert [names[id(w)] for w in muon.param_groups[0]["params"]] == ["wide.weight"]
+    assert len(adam.param_groups[0]["params"]) == len(names) - 1
+    assert not is_matrix(torch.zeros(8, 100))
+    assert is_matrix(torch.zeros(9, 1, 3, 3))
+    none, every = optimisers(module, Recipe(steps=1, batch=1, rate=0.1, matrix_rate=0))
+    assert not none.param_groups[0]["params"]
+    assert len(every.param_groups[0]["params"]) == len(names)
+
+
 def test_rate_is_a_trapezoid():
     recipe = Recipe(steps=100, batch=1, rate=1.0, warmup=10, cooldown=0.5)
-    assert [recipe.rate_at(k) for k in (0, 9, 50)] == [0.1, 1.0, 1.0]
-    assert recipe.rate_at(75) == pytest.approx(0.5)
+    assert [recipe.share_at(k) for k in (0, 9, 50)] == [0.1, 1.0, 1.0]
+    assert recipe.share_at(75) == pytest.approx(0.5)
 
 
 def test_shipped_weights_are_those_of_the_model_card():

@@ -1,28 +1,44 @@
 """The examination of the built-in model, with examiners and models of known answers."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from cones.mini.data import Corpus
+from cones.mini.examiner import Examiner, Shown, composed
 from cones.mini.probe import Probe, shares
-from cones.mini.quality import KNOWN, UNSEEN, asked, psnr, reconstructed, sheet, zero_shot
-from cones.mini.world import NOUNS, PLACES, Scene, Thing, caption, with_article
+from cones.mini.quality import by_noun, model_figures, psnr, reconstructed, sheet, zero_shot
+from cones.mini.questions import KNOWN, TWO, UNSEEN, coloured, groups_of, several, single
+from cones.mini.world import NOUNS, PLACES, Scene, Thing, caption, held_out, with_article
 
 
 def test_the_probe_learns_what_a_line_can_tell(generator):
     centres = torch.tensor([[0.0, 3.0, 50.0], [3.0, 0.0, 50.0], [3.0, 3.0, 50.0]])
-    names = ["cat", "dog", "pot"] * 20
+    names = [("cat",), ("dog",), ("pot",)] * 20
     features = centres.repeat(20, 1) + 0.1 * torch.randn(60, 3, generator=generator)
     probe = Probe.fit(features, names)
     assert probe.name(features) == names
-    assert probe.name(centres) == ["cat", "dog", "pot"]
+    assert probe.name(centres) == [("cat",), ("dog",), ("pot",)]
 
 
 def test_features_that_never_vary_do_no_harm():
     features = torch.tensor([[1.0, 7.0], [-1.0, 7.0]]).repeat(4, 1)
     probe = Probe.fit(features, ["a", "b"] * 4)
-    assert probe.name(torch.tensor([[2.0, 7.0], [-2.0, 7.0]])) == ["a", "b"]
+    assert probe.name(torch.tensor([[2.0, 7.0], [-2.0, 7.0]])) == [("a",), ("b",)]
+
+
+def test_the_probe_learns_several_classes_of_one_picture(generator):
+    groups = [("cat",), ("cat", "dog"), ("dog", "pot"), ("pot",)] * 30
+    names = ["cat", "dog", "pot"]
+    features = torch.tensor([[float(name in group) for name in names] for group in groups])
+    features += 0.05 * torch.randn(features.shape, generator=generator)
+    probe = Probe.fit(features, groups)
+    assert {frozenset(found) for found in probe.name(features[1::4], 2)} == {frozenset(groups[1])}
+    assert {frozenset(found) for found in probe.name(features[2::4], 2)} == {frozenset(groups[2])}
+    assert probe.name(features[0::4], 1) == [("cat",)] * 30
 
 
 def test_shares_count_by_word():
@@ -43,8 +59,8 @@ def test_unseen_prompts_are_never_captions():
         for _ in range(10)
     }
     places = list(PLACES)
-    unseen = [ask.prompt for ask in asked(UNSEEN, places, len(places) * 2, 0)]
-    plain = {ask.prompt for ask in asked(KNOWN, places, len(places) * 2, 0)}
+    unseen = [ask.prompt for ask in single(UNSEEN, places, len(places) * 2, 0)]
+    plain = {ask.prompt for ask in single(KNOWN, places, len(places) * 2, 0)}
     assert not captions & set(unseen)
     assert all(said.startswith(tuple(PLACES.values())) for said in unseen)
     assert not [said for said in captions if said.startswith(tuple(PLACES.values()))]
@@ -52,14 +68,124 @@ def test_unseen_prompts_are_never_captions():
 
 
 def test_every_noun_is_asked_for_in_many_places():
-    asks = asked(UNSEEN, ["beach", "road", "snow"], 6, 100)
-    assert [ask.noun for ask in asks] == [noun for noun in NOUNS for _ in range(6)]
+    asks = single(UNSEEN, ["beach", "road", "snow"], 6, 100)
+    assert [ask.shown.nouns for ask in asks] == [(noun,) for noun in NOUNS for _ in range(6)]
     assert len({ask.seed for ask in asks}) == len(asks)
     for ask in asks:
-        assert ask.prompt.count(with_article(ask.noun)) == 1
-        assert PLACES[ask.place] in ask.prompt
-    assert {ask.place for ask in asks[:6]} == {"beach", "road", "snow"}
+        assert ask.prompt.count(with_article(ask.shown.nouns[0])) == 1
+        assert PLACES[ask.shown.place] in ask.prompt
+    assert {ask.shown.place for ask in asks[:6]} == {"beach", "road", "snow"}
+    assert {ask.prompt.endswith("a ball") for ask in asks[:6]} == {True}
+    assert len({ask.prompt.split(", ")[1] for ask in asks[:6]}) == len(UNSEEN)
     assert (with_article("sunglasses"), with_article("cat")) == ("sunglasses", "a cat")
+
+
+def test_several_things_stand_where_none_is_held_out():
+    places = list(PLACES)
+    for unseen in (False, True):
+        groups = groups_of(2, 40, unseen=unseen)
+        assert 0 < len(groups) <= 40
+        assert all(held_out(*group) == unseen for group in groups)
+        for ask in several(groups, places, TWO, 5):
+            assert not any(held_out(noun, ask.shown.place) for noun in ask.shown.nouns)
+            assert PLACES[ask.shown.place] in ask.prompt
+            first, second = (ask.prompt.index(with_article(noun)) for noun in ask.shown.nouns)
+            assert first < second
+    for group in groups_of(3, 30):
+        assert not any(held_out(*pair) for pair in combinations(group, 2))
+
+
+def test_colours_are_those_of_the_corpus(corpus_folder):
+    asks = coloured(Corpus(corpus_folder), ["beach", "road"], 0)
+    assert {ask.shown.nouns[0] for ask in asks} == set(list(NOUNS)[1::2])
+    assert all("a red " in ask.prompt or "photo of red " in ask.prompt for ask in asks)
+    assert {ask.shown.colour for ask in asks} == {"red"}
+
+
+def test_composed_pictures_show_what_they_say(corpus_folder):
+    corpus = Corpus(corpus_folder)
+    image, shown = composed(corpus, 1, 3)
+    again, _ = composed(corpus, 1, 3)
+    np.testing.assert_array_equal(image, again)
+    assert (shown.nouns, shown.colour) == (("barrel",), "red")
+    _, three = composed(corpus, 4, 3, 3)
+    assert three.nouns[0] == "chair"
+    assert len(set(three.nouns)) == 3
+    assert three.colour is None
+
+
+class Reader:
+    """A judge that sees nothing but a code in the first pixel: its features are one-hot."""
+
+    def images(self, pixels):
+        codes = (pixels[:, 0, 0, 0] * 255).round().long() % 7
+        return torch.eye(7)[codes]
+
+
+class Says:
+    """A classifier that always gives the same answers."""
+
+    def __init__(self, *answers):
+        self.answers = answers
+
+    def name(self, features, count=1):
+        return [tuple(self.answers[i][:count]) for i in range(len(features))]
+
+
+def test_the_examiner_counts_what_is_named_right(corpus_folder):
+    examiner = Examiner(Reader(), Corpus(corpus_folder), fitted=40, held_out=20)
+    assert {len(known.shown) for known in examiner.fresh.values()} == {20}
+    assert {len(entry.nouns) for entry in examiner.fresh[3].shown} == {3}
+    assert set(examiner.nouns.names) == set(NOUNS)
+    examiner.nouns = Says(("cat", "dog"), ("dog", "cat"), ("hat", "dog"))
+    examiner.places = Says(("snow",), ("snow",), ("beach",))
+    examiner.colours = Says(("blue",), ("blue",))
+    features = torch.zeros(3, 7)
+    alone = [
+        Shown(("cat",), "snow", "blue"),
+        Shown(("cat",), "road"),
+        Shown(("hat",), "beach", "red"),
+    ]
+    found = examiner.examine(features, alone)
+    assert found["nouns"]["share"] == found["place"]["share"] == pytest.approx(2 / 3)
+    assert found["nouns"]["by_word"]["cat"] == {"share": 0.5, "mistaken_for": "dog"}
+    assert found["colour"] == {"share": 0.5, "count": 2}
+    both = [Shown(("dog", "cat"), "snow")] * 2 + [Shown(("dog", "cat"), "beach")]
+    found = examiner.examine(features, both)
+    assert found["nouns"] == {"share": pytest.approx(2 / 3), "count": 3}
+    assert found["place"]["share"] == 1
+    assert "colour" not in found
+
+
+def test_every_figure_of_a_model_is_measured(sd1, corpus_folder):
+    """The tiny random model draws nothing, and the figures have to say so."""
+    corpus = Corpus(corpus_folder)
+    examiner = Examiner(Reader(), corpus, fitted=60, held_out=40)
+    figures, sheets = model_figures(sd1, Blind(), examiner, corpus, per_noun=2, steps=1)
+    assert figures["composed"].keys() == {"1", "2", "3"}
+    for kind in ("plain", "unseen_order", "colours", "two", "two_never_together", "three"):
+        assert figures[kind]["nouns"]["count"] == len(sheets[kind])
+        assert figures[kind]["nouns"]["share"] < 0.5
+    seen, never = figures["plain"]["seen_pairs"], figures["plain"]["never_together"]
+    assert seen["nouns"]["count"] + never["nouns"]["count"] == len(sheets["plain"])
+    assert figures["plain"]["seconds_per_picture"] > 0
+    assert figures["clip_zero_shot"]["share"] == pytest.approx(1 / len(NOUNS))
+
+
+def test_by_noun_compares_pictures_of_one_noun_only():
+    features = torch.tensor([[1.0, 0], [0, 1], [1, 0], [1, 1]])
+    shown = [Shown((noun,), "snow") for noun in ("cat", "dog", "cat", "dog")]
+    assert by_noun(features, shown) == pytest.approx((0 + 1 - 2**-0.5) / 2)
+
+
+class Blind:
+    """A CLIP to which all pictures look like the first noun."""
+
+    def images(self, pixels):
+        return torch.eye(len(NOUNS))[[0] * len(pixels)]
+
+    def texts(self, prompts):
+        return torch.eye(len(NOUNS))[: len(prompts)]
 
 
 class Dimming:

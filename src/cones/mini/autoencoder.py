@@ -1,4 +1,4 @@
-"""Stage 2: the KL autoencoder, 64 px pictures to 8 x 8 latents of 16 channels (factor 8)."""
+"""Stage 2: the KL autoencoder, 64 px pictures to 8 x 8 latents of 24 channels (factor 8)."""
 
 import torch
 from diffusers import AutoencoderKL
@@ -7,9 +7,9 @@ from torch.nn import functional as F
 
 from cones.mini.training import Recipe
 
-RECIPE = Recipe(steps=1700, batch=16, rate=1.5e-3, average=0.995)
+RECIPE = Recipe(steps=7_500, batch=4, rate=1e-3, warmup=100, cooldown=0.4, average=0.998)
 DECODER = Recipe(steps=800, batch=16, rate=4e-4, average=0.995)
-CHANNELS = 16
+CHANNELS = 24
 KL_WEIGHT = 1e-6
 
 

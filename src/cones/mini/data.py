@@ -11,13 +11,14 @@ import json
 import tarfile
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
 from cones.errors import SubjectError
-from cones.mini.world import NOUNS, PLACES, Scene, Thing, caption
+from cones.mini.world import NOUNS, PLACES, Scene, Thing, caption, held_out
 
 SIZE = 64  # pixels
 HELD_OUT = 2**40  # pictures from this number on are for measuring, never for training
@@ -119,9 +120,8 @@ class Corpus:
         """Compose picture ``number``: RGB ``(SIZE, SIZE, 3)`` of bytes, and its caption."""
         rng = np.random.default_rng((seed, number))
         count = int(rng.choice((1, 2, 3), p=(0.75, 0.2, 0.05)))
-        nouns = rng.choice(list(NOUNS), count, replace=False)
+        nouns, background = self.together(count, rng)
         chosen = [self.sprite(n, self.drawn(n, rng), rng) for n in nouns]
-        background = self.background(rng)
         canvas = background.image.copy()
         if rng.random() < 0.5:
             canvas = canvas.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -135,6 +135,15 @@ class Corpus:
             self.stand(canvas, chosen, background, rng)
         scene = Scene(tuple(things), relation, background.label, all(s.drawn for s in chosen))
         return np.asarray(canvas), caption(scene, rng)
+
+    def together(self, count: int, rng: np.random.Generator) -> tuple[list[str], Background]:
+        """Draw nouns and a background until no two of them are a pair held out from training."""
+        while True:
+            nouns = [str(noun) for noun in rng.choice(list(NOUNS), count, replace=False)]
+            background = self.background(rng)
+            pairs = [*combinations(nouns, 2), *((noun, background.label) for noun in nouns)]
+            if not any(held_out(*pair) for pair in pairs):
+                return nouns, background
 
     def drawn(self, noun: str, rng: np.random.Generator) -> bool:
         """Decide between emoji and photo-like looks of a noun."""

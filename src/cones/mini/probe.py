@@ -30,10 +30,17 @@ class Probe:
     weights: Float[Tensor, "classes d_and_1"]
 
     @classmethod
-    def fit(cls, features: Float[Tensor, "n d"], labels: Sequence[str]) -> "Probe":
-        """Fit by maximum likelihood with a quadratic penalty (logistic regression)."""
-        names = tuple(sorted(set(labels)))
-        target = torch.tensor([names.index(label) for label in labels])
+    def fit(cls, features: Float[Tensor, "n d"], labels: Sequence[Sequence[str]]) -> "Probe":
+        """Fit by maximum likelihood with a quadratic penalty (logistic regression).
+
+        Args:
+            features: One row a picture.
+            labels: The classes of each picture; several share its probability evenly.
+        """
+        names = tuple(sorted({name for several in labels for name in several}))
+        target = torch.zeros(len(labels), len(names))
+        for row, several in zip(target, labels, strict=True):
+            row[[names.index(name) for name in several]] = 1 / len(several)
         mean, spread = features.mean(0), features.std(0) + 1e-6
         weights = torch.zeros(len(names), features.shape[1] + 1, requires_grad=True)
         probe = cls(names, mean, spread, weights)
@@ -53,9 +60,10 @@ class Probe:
         ready = (features - self.mean) / self.spread
         return F.linear(ready, self.weights[:, :-1], self.weights[:, -1])
 
-    def name(self, features: Float[Tensor, "n d"]) -> list[str]:
-        """Name what the features show."""
-        return [self.names[i] for i in self._scores(features).argmax(1).tolist()]
+    def name(self, features: Float[Tensor, "n d"], count: int = 1) -> list[tuple[str, ...]]:
+        """Name the ``count`` likeliest classes of every picture, the likeliest first."""
+        best = self._scores(features).topk(count, dim=1).indices
+        return [tuple(self.names[i] for i in row) for row in best.tolist()]
 
 
 def shares(said: Sequence[str], right: Sequence[str]) -> dict[str, Any]:

@@ -1,118 +1,48 @@
 """Measure the built-in model: ``python -m cones.mini.quality --corpus DIR --out FILE``.
 
 Does a picture show what its prompt names? The generator's own parts have no say in that: the
-judge is a linear classifier on the features of EfficientNet-Lite0, fitted on composed pictures of
-the corpus, and its accuracy on other composed pictures stands beside every figure, as the most
-that could be reached; so does its accuracy on those pictures sent through the autoencoder, the
-most that a perfect U-Net could reach. Half of the prompts put the place first, as no training
-caption does.
+examiner is a judge it never saw. What the examiner says of composed pictures stands beside every
+figure, as the most that could be reached; so does what it says of those pictures sent through the
+autoencoder, the most that a perfect U-Net could reach.
 """
 
 import argparse
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from PIL import Image, ImageDraw, ImageFont
+from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
 from cones.backbones import load_pipeline
 from cones.encoders import load_clip
-from cones.metrics import ImageEncoder, load_judge
+from cones.metrics import load_judge
+from cones.metrics.distance import diversity, kernel_distance, standardised
 from cones.mini import weights_path
 from cones.mini.data import HELD_OUT, Corpus, pictures
-from cones.mini.probe import Probe, shares
-from cones.mini.world import NOUNS, PLACES, with_article
+from cones.mini.examiner import FIT_SEED, Examiner, Shown
+from cones.mini.probe import shares
+from cones.mini.questions import KNOWN, Asked, prompts, single
+from cones.mini.world import NOUNS, PLACES, held_out, with_article
 from cones.record import machine, write_json
 from cones.subject import pixels_of
 
-UNSEEN = ("{place}, a photo of {thing}", "{place}, {thing}")  # word orders of no caption
-KNOWN = ("a photo of {thing} {place}", "a picture of {thing} {place}")
 GUIDANCE = 7.5
 BATCH = 16
-FIT_SEED = 7  # of composed pictures, apart from pretraining's
 
 
-@dataclass(frozen=True)
-class Asked:
-    """One prompt, what it names and the seed of its picture."""
-
-    prompt: str
-    noun: str
-    place: str
-    seed: int
-
-
-def asked(
-    templates: Sequence[str], places: Sequence[str], per_noun: int, seed: int
-) -> list[Asked]:
-    """Give ``per_noun`` prompts of every noun, over places and templates in turn."""
-    found = []
-    for number in range(per_noun * len(NOUNS)):
-        noun = list(NOUNS)[number // per_noun]
-        place = places[number % len(places)]
-        said = templates[number % len(templates)].format(
-            thing=with_article(noun), place=PLACES[place]
-        )
-        found.append(Asked(said, noun, place, seed + number))
-    return found
-
-
-def composed(corpus: Corpus, number: int, seed: int) -> tuple[np.ndarray, str, str]:
-    """Compose picture ``number`` of a single thing as in training; give its noun and place too."""
-    rng = np.random.default_rng((seed, number))
-    noun = list(NOUNS)[number % len(NOUNS)]
-    sprite = corpus.sprite(noun, corpus.drawn(noun, rng), rng)
-    background = corpus.background(rng)
-    canvas = background.image.copy()
-    corpus.stand(canvas, [sprite], background, rng)
-    return np.asarray(canvas), noun, background.label
-
-
-class Examiner:
-    """The judge and its two classifiers, for nouns and for places.
-
-    Args:
-        judge: Embeds pictures.
-        corpus: Composes pictures.
-        fitted: Number of pictures it is fitted on.
-        held_out: Number of other pictures it is itself examined with.
-    """
-
-    def __init__(self, judge: ImageEncoder, corpus: Corpus, *, fitted: int, held_out: int) -> None:
-        """Fit both classifiers and examine them."""
-        self.judge = judge
-        known = [composed(corpus, number, FIT_SEED) for number in range(fitted)]
-        fresh = [composed(corpus, HELD_OUT + number, FIT_SEED) for number in range(held_out)]
-        features = judge.images(pixels_of([image for image, _, _ in known]))
-        self.nouns = Probe.fit(features, [noun for _, noun, _ in known])
-        self.places = Probe.fit(features, [place for _, _, place in known])
-        self.fresh = pixels_of([image for image, _, _ in fresh])
-        self.fresh_nouns = [noun for _, noun, _ in fresh]
-        self.fresh_places = [place for _, _, place in fresh]
-        self.own = self.examine(self.fresh, self.fresh_nouns, self.fresh_places)
-
-    def examine(
-        self, pixels: Float[Tensor, "n 3 h w"], nouns: Sequence[str], places: Sequence[str]
-    ) -> dict[str, Any]:
-        """Give the shares of pictures whose noun and place are named right."""
-        features = self.judge.images(pixels)
-        return {
-            "noun": shares(self.nouns.name(features), nouns),
-            "place": shares(self.places.name(features), places),
-        }
-
-
-def drawn(pipeline: Any, asks: Sequence[Asked], *, steps: int) -> list[Image.Image]:
+def drawn(
+    pipeline: Any, asks: Sequence[Asked], *, steps: int, label: str = "draw"
+) -> list[Image.Image]:
     """Draw one picture of every prompt; a picture depends on its own seed alone."""
     pipeline.set_progress_bar_config(disable=True)
     images: list[Image.Image] = []
-    for start in range(0, len(asks), BATCH):
+    for start in track(range(0, len(asks), BATCH), description=f"{label:<18}"):
         part = asks[start : start + BATCH]
         generators = [torch.Generator().manual_seed(ask.seed) for ask in part]
         result = pipeline(
@@ -147,16 +77,36 @@ def zero_shot(clip: Any, pixels: Float[Tensor, "n 3 h w"]) -> Int[Tensor, " n"]:
     return (F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T).argmax(1)
 
 
+def by_noun(features: Float[Tensor, "n d"], shown: Sequence[Shown]) -> float:
+    """Average, over nouns, how different pictures of one noun are from each other."""
+    kinds = sorted({entry.nouns for entry in shown})
+    rows = [[i for i, entry in enumerate(shown) if entry.nouns == kind] for kind in kinds]
+    return sum(diversity(features[i]) for i in rows) / len(rows)
+
+
+def autoencoder_figures(
+    pipeline: Any, examiner: Examiner, corpus: Corpus, count: int
+) -> dict[str, Any]:
+    """Measure what is lost between a picture and its reconstruction."""
+    whole, _ = pictures(corpus, range(HELD_OUT, HELD_OUT + count), FIT_SEED)
+    pixels = pixels_of(whole)
+    back = reconstructed(pipeline.vae, pixels)
+    quality = psnr(back, pixels)
+    pair = [F.normalize(examiner.judge.images(p), dim=1) for p in (pixels, back)]
+    return {
+        "psnr_db": {"mean": float(quality.mean()), "count": count},
+        "judge_distance": float(1 - (pair[0] * pair[1]).sum(1).mean()),
+    }
+
+
 def model_figures(
     pipeline: Any,
     clip: Any,
-    judge: ImageEncoder,
+    examiner: Examiner,
     corpus: Corpus,
     *,
-    per_noun: int = 12,
-    steps: int = 20,
-    fitted: int = 1600,
-    held_out: int = 400,
+    per_noun: int = 16,
+    steps: int = 25,
     seed: int = 0,
 ) -> tuple[dict[str, Any], dict[str, list[Image.Image]]]:
     """Measure the model.
@@ -164,47 +114,62 @@ def model_figures(
     Args:
         pipeline: The model.
         clip: Its CLIP.
-        judge: Embeds pictures; the generator never saw it.
+        examiner: Names what pictures show; the generator never saw it.
         corpus: Composes pictures.
-        per_noun: Pictures drawn of every noun, for each kind of prompt.
+        per_noun: Pictures drawn of every noun; 16 show each noun at each place once.
         steps: Sampling steps.
-        fitted: Composed pictures the judge's classifiers are fitted on.
-        held_out: Composed pictures for everything else.
         seed: Of the first picture.
 
     Returns:
-        The figures, and the pictures of each kind of prompt, noun by noun.
+        The figures, and the pictures of each kind of prompt.
     """
-    examiner = Examiner(judge, corpus, fitted=fitted, held_out=held_out)
-    places = [place for place in PLACES if place in examiner.places.names]
+    judge = examiner.judge
+    real = {things: judge.images(known.pixels) for things, known in examiner.fresh.items()}
+    shown = {things: known.shown for things, known in examiner.fresh.items()}
+    back = judge.images(reconstructed(pipeline.vae, examiner.fresh[1].pixels))
     figures: dict[str, Any] = {
-        "composed_pictures": examiner.own,
-        "reconstructed_pictures": examiner.examine(
-            reconstructed(pipeline.vae, examiner.fresh),
-            examiner.fresh_nouns,
-            examiner.fresh_places,
-        ),
+        "composed": {str(n): examiner.examine(real[n], shown[n]) for n in real},
+        "reconstructed": examiner.examine(back, shown[1]),
+        "autoencoder": autoencoder_figures(pipeline, examiner, corpus, len(shown[1])),
     }
-    sheets = {}
-    for kind, templates in (("unseen_prompts", UNSEEN), ("plain_prompts", KNOWN)):
-        asks = asked(templates, places, per_noun, seed)
-        sheets[kind] = drawn(pipeline, asks, steps=steps)
-        shown = examiner.examine(
-            pixels_of(sheets[kind]), [ask.noun for ask in asks], [ask.place for ask in asks]
+    places = [place for place in PLACES if (place,) in {(e.place,) for e in shown[1]}]
+    sheets, features = {}, {}
+    for kind, asks in prompts(corpus, places, per_noun, seed).items():
+        started = time.perf_counter()
+        sheets[kind] = drawn(pipeline, asks, steps=steps, label=kind)
+        seconds = time.perf_counter() - started
+        features[kind] = judge.images(pixels_of(sheets[kind]))
+        figures[kind] = examiner.examine(features[kind], [ask.shown for ask in asks])
+        figures[kind] |= {"example": asks[0].prompt, "seconds_per_picture": seconds / len(asks)}
+    asks = single(KNOWN, places, per_noun, seed)
+    for name, wanted in (("seen_pairs", False), ("never_together", True)):
+        rows = [
+            i
+            for i, ask in enumerate(asks)
+            if held_out(*ask.shown.nouns, ask.shown.place) == wanted
+        ]
+        figures["plain"][name] = examiner.examine(
+            features["plain"][rows], [asks[i].shown for i in rows]
         )
-        figures[kind] = {"prompts": list(templates), **shown}
-    whole, _ = pictures(corpus, range(HELD_OUT, HELD_OUT + held_out), FIT_SEED)
-    pixels = pixels_of(whole)
-    quality = psnr(reconstructed(pipeline.vae, pixels), pixels)
-    figures["autoencoder_psnr_db"] = {"mean": float(quality.mean()), "count": len(quality)}
-    chosen = [list(NOUNS)[i] for i in zero_shot(clip, examiner.fresh).tolist()]
-    figures["clip_zero_shot"] = shares(chosen, examiner.fresh_nouns)
+    half = len(real[1]) // 2
+    ready = {
+        k: standardised(f, real[1]) for k, f in (("real", real[1]), ("plain", features["plain"]))
+    }
+    figures["kid"] = {
+        "plain_against_composed": kernel_distance(ready["plain"], ready["real"]),
+        "composed_against_composed": kernel_distance(ready["real"][:half], ready["real"][half:]),
+        "encoder": "EfficientNet-Lite0, features standardised over composed pictures",
+    }
+    figures["diversity"] = {
+        "plain": by_noun(features["plain"], [ask.shown for ask in asks]),
+        "composed": by_noun(real[1], shown[1]),
+    }
+    chosen = [list(NOUNS)[i] for i in zero_shot(clip, examiner.fresh[1].pixels).tolist()]
+    figures["clip_zero_shot"] = shares(chosen, [entry.nouns[0] for entry in shown[1]])
     figures["settings"] = {
         "per_noun": per_noun,
         "steps": steps,
         "guidance": GUIDANCE,
-        "fitted": fitted,
-        "held_out": held_out,
         "seed": seed,
     }
     return figures, sheets
@@ -233,22 +198,25 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=None, help="default: the built-in model")
     parser.add_argument("--out", type=Path, default=Path("docs/results/model.json"))
     parser.add_argument("--sheet", type=Path, default=Path("docs/model_samples.png"))
-    parser.add_argument("--per-noun", type=int, default=12, help="pictures of a kind of prompt")
+    parser.add_argument("--per-noun", type=int, default=16, help="pictures drawn of every noun")
+    parser.add_argument("--fitted", type=int, default=1200, help="composed, for the examiner")
+    parser.add_argument("--held-out", type=int, default=400, help="composed, to compare with")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    clip = load_clip((options.model or weights_path()) / "clip")
+    corpus = Corpus(options.corpus)
     figures, sheets = model_figures(
         load_pipeline(options.model),
-        clip,
-        load_judge(),
-        Corpus(options.corpus),
+        load_clip((options.model or weights_path()) / "clip"),
+        Examiner(load_judge(), corpus, fitted=options.fitted, held_out=options.held_out),
+        corpus,
         per_noun=options.per_noun,
     )
+    figures["settings"] |= {"fitted": options.fitted, "held_out": options.held_out}
     write_json(options.out, {**figures, "machine": machine()})
     options.sheet.parent.mkdir(parents=True, exist_ok=True)
     unfinished = options.sheet.with_name(f".{options.sheet.name}.part")
-    sheet(sheets["plain_prompts"]).save(unfinished, format="PNG")
+    sheet(sheets["plain"]).save(unfinished, format="PNG")
     unfinished.replace(options.sheet)
 
 

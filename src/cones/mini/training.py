@@ -1,4 +1,4 @@
-"""The loop every pretraining stage shares: AdamW, trapezoid rate, moving average, exact resume.
+"""The loop every pretraining stage shares: Muon, trapezoid rate, moving average, exact resume.
 
 A stage gives its modules and a function from a step number to a loss; whatever is drawn in a
 step depends on that number alone, so an interrupted run continues to the same bits.
@@ -19,8 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cones.errors import SearchError
+from cones.mini.muon import Muon, is_matrix
 
 SAVE_SECONDS = 60
+MOMENTS = (("momentum",), ("step", "exp_avg", "exp_avg_sq"))  # what Muon and AdamW remember
 
 
 @dataclass(frozen=True)
@@ -30,25 +32,54 @@ class Recipe:
     Attributes:
         steps: Number of updates.
         batch: Pictures in an update.
-        rate: Peak learning rate of AdamW.
+        rate: Peak learning rate of AdamW, for what is no matrix.
+        matrix_rate: Peak learning rate of Muon, for matrices and convolutions; 0 leaves them to
+            AdamW.
         warmup: Updates of linear rise.
         cooldown: Share of the updates, at the end, over which the rate falls linearly to 0.
-        decay: Weight decay of AdamW.
+        decay: Weight decay.
         average: Decay of the exponential moving average of the weights.
     """
 
     steps: int
     batch: int
     rate: float
+    matrix_rate: float = 0.01
     warmup: int = 200
     cooldown: float = 0.25
     decay: float = 0.01
     average: float = 0.999
 
-    def rate_at(self, step: int) -> float:
-        """Return the trapezoid rate of update ``step`` (from 0)."""
+    def share_at(self, step: int) -> float:
+        """Return the share of the peak rates at update ``step`` (from 0), a trapezoid."""
         left = (self.steps - step) / max(1.0, self.cooldown * self.steps)
-        return self.rate * min(1.0, (step + 1) / self.warmup, left)
+        return min(1.0, (step + 1) / self.warmup, left)
+
+
+def optimisers(module: nn.Module, recipe: Recipe) -> tuple[Muon, torch.optim.AdamW]:
+    """Share the weights between Muon (matrices but embeddings) and AdamW (all others)."""
+    tables = {
+        id(weight)
+        for part in module.modules()
+        if isinstance(part, nn.Embedding)
+        for weight in part.parameters()
+    }
+    matrices, others = [], []
+    for weight in module.parameters():
+        takes = recipe.matrix_rate and is_matrix(weight) and id(weight) not in tables
+        (matrices if takes else others).append(weight)
+    muon = Muon(
+        [{"params": matrices, "peak": recipe.matrix_rate}],
+        lr=recipe.matrix_rate,
+        weight_decay=recipe.decay,
+    )
+    adam = torch.optim.AdamW(
+        [{"params": others, "peak": recipe.rate}],
+        lr=recipe.rate,
+        weight_decay=recipe.decay,
+        fused=True,
+    )
+    return muon, adam
 
 
 @dataclass
@@ -65,12 +96,7 @@ class Run:
         """Set up the optimiser and, where a checkpoint lies in the folder, continue from it."""
         self.weights = dict(self.module.named_parameters())
         self.average = {name: w.detach().clone() for name, w in self.weights.items()}
-        self.optimiser = torch.optim.AdamW(
-            self.module.parameters(),
-            lr=self.recipe.rate,
-            weight_decay=self.recipe.decay,
-            fused=True,
-        )
+        self.optimisers = optimisers(self.module, self.recipe)
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / "state.safetensors").exists():
             self._load()
@@ -80,8 +106,9 @@ class Run:
         tensors = {f"weight/{n}": w.detach().contiguous() for n, w in self.weights.items()}
         tensors |= {f"average/{n}": w.contiguous() for n, w in self.average.items()}
         for name, weight in self.weights.items():
-            for kind, value in self.optimiser.state.get(weight, {}).items():
-                tensors[f"{kind}/{name}"] = value.contiguous()
+            for optimiser in self.optimisers:
+                for kind, value in optimiser.state.get(weight, {}).items():
+                    tensors[f"{kind}/{name}"] = value.contiguous()
         path = self.folder / "state.safetensors"
         fresh = path.with_suffix(".part")
         save_file(tensors, fresh, metadata={"step": str(self.step)})
@@ -93,14 +120,17 @@ class Run:
     def _load(self) -> None:
         with safe_open(self.folder / "state.safetensors", "pt") as file:
             self.step = int(file.metadata()["step"])
+            stored = set(file.keys())
             with torch.no_grad():
                 for name, weight in self.weights.items():
                     weight.copy_(file.get_tensor(f"weight/{name}"))
                     self.average[name].copy_(file.get_tensor(f"average/{name}"))
-                    if f"exp_avg/{name}" in file.keys():  # noqa: SIM118 (not a mapping)
-                        self.optimiser.state[weight] = {
-                            kind: file.get_tensor(f"{kind}/{name}")
-                            for kind in ("step", "exp_avg", "exp_avg_sq")
+            for optimiser, kinds in zip(self.optimisers, MOMENTS, strict=True):
+                held = {id(w) for group in optimiser.param_groups for w in group["params"]}
+                for name, weight in self.weights.items():
+                    if id(weight) in held and f"{kinds[0]}/{name}" in stored:
+                        optimiser.state[weight] = {
+                            kind: file.get_tensor(f"{kind}/{name}") for kind in kinds
                         }
         self.losses = json.loads((self.folder / "log.json").read_text())["losses"]
 
@@ -111,12 +141,14 @@ class Run:
                 f"the loss of step {self.step} is {value}; the last checkpoint in {self.folder} "
                 "is intact: lower the rate and run the same command again"
             )
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.rate_at(self.step)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.module.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
-        self.optimiser.step()
+        share = self.recipe.share_at(self.step)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["peak"] * share
+            optimiser.step()
         self.step += 1
         keep = min(self.recipe.average, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(

@@ -55,6 +55,21 @@ PLACES = {
     "street": "in a street",
     "wooden floor": "on a wooden floor",
 }
+HELD_OUT_EVERY = 10  # one pair of ten is never shown together
+
+
+def held_out(noun: str, other: str) -> bool:
+    """Tell whether a noun and another noun or a place are never together in a training picture.
+
+    They are kept for measuring whether the model puts together what it never saw together.
+    Every noun misses one or two places and one or two nouns.
+    """
+    nouns, places = list(NOUNS), list(PLACES)
+    if other in PLACES:
+        return (3 * nouns.index(noun) + 7 * places.index(other)) % HELD_OUT_EVERY == 0
+    return (nouns.index(noun) + nouns.index(other)) % HELD_OUT_EVERY == 0
+
+
 # RARE_WORDS are strewn before a noun now and then, as nonsense occurs in any scraped corpus: the
 # model learns to ignore them, and one of them lends its embedding to a new identifier V*.
 RARE_RATE = 0.03
