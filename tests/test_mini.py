@@ -258,3 +258,44 @@ def test_packed_model_is_a_plain_pipeline_and_training_can_go_on_from_it(tmp_pat
     assert torch.equal(rest.weights[first], denoise[first].half().float())
     with pytest.raises(BackboneError, match="already|found checkpoints"):
         unpack(out, tmp_path / "again")
+
+
+def test_all_stages_run_from_one_command_and_a_second_time_do_nothing(
+    corpus_folder, tmp_path, monkeypatch
+):
+    from dataclasses import replace
+
+    from diffusers import StableDiffusionPipeline
+
+    from cones.mini import autoencoder, clip, denoiser, pretrain
+
+    for module, name in (
+        (clip, "RECIPE"),
+        (autoencoder, "RECIPE"),
+        (autoencoder, "DECODER"),
+        (denoiser, "RECIPE"),
+    ):
+        short = replace(getattr(module, name), steps=1, batch=2, warmup=1)
+        monkeypatch.setattr(module, name, short)
+    monkeypatch.setattr(pretrain, "CHUNK", 20)
+    work, out = tmp_path / "work", tmp_path / "model"
+    words = ["--corpus", corpus_folder, "--work", work, "--out", out, "--device", "cpu"]
+    words += ["--pictures", 40, "--threads", 1, "--times-updates", 2, "--times-batch", 3]
+    monkeypatch.setattr("sys.argv", ["pretrain", *map(str, words)])
+    pretrain.main()
+
+    logs = json.loads((out / "training.json").read_text())
+    assert {stage: log["step"] for stage, log in logs.items()} == dict.fromkeys(
+        ("clip", "autoencoder", "denoiser", "decoder"), 2
+    )
+    assert {log["recipe"]["batch"] for log in logs.values()} == {6}
+    pipeline = StableDiffusionPipeline.from_pretrained(out)
+    assert pipeline.vae.config.latent_channels == autoencoder.CHANNELS
+    spread = np.load(work / "latents.npy").astype(np.float32).std()
+    assert pipeline.vae.config.scaling_factor == pytest.approx(1 / spread, rel=1e-3)
+
+    before = {path: path.stat().st_mtime_ns for path in work.glob("*.np*")}
+    first = (out / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    pretrain.main()
+    assert before == {path: path.stat().st_mtime_ns for path in work.glob("*.np*")}
+    assert first == (out / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()

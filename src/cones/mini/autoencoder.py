@@ -44,7 +44,7 @@ def reconstruction_loss(found: Tensor, pixels: Tensor) -> Tensor:
 
 def loss(model: AutoencoderKL, pixels: Tensor, noise: Tensor) -> Tensor:
     """Reconstruct through the sampled posterior; add the KL to the unit normal."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(pixels.device.type, torch.bfloat16):
         posterior = model.encode(pixels).latent_dist
         found = model.decode(posterior.mean + posterior.std * noise).sample
     return reconstruction_loss(found.float(), pixels) + KL_WEIGHT * posterior.kl().mean()
@@ -52,6 +52,6 @@ def loss(model: AutoencoderKL, pixels: Tensor, noise: Tensor) -> Tensor:
 
 def decoder_loss(model: AutoencoderKL, pixels: Tensor, latents: Tensor) -> Tensor:
     """Reconstruct from given latents: trains the decoder alone, latents stay as they are."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(pixels.device.type, torch.bfloat16):
         found = model.decode(latents).sample
     return reconstruction_loss(found.float(), pixels)

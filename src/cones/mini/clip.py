@@ -38,5 +38,5 @@ def build(tokenizer: CLIPTokenizer) -> CLIPModel:
 
 def loss(model: CLIPModel, pixels: Tensor, tokens: Tensor) -> Tensor:
     """Contrast pictures in [-1, 1] with their captions, both ways (InfoNCE)."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(pixels.device.type, torch.bfloat16):
         return model(input_ids=tokens, pixel_values=pixels, return_loss=True).loss.float()

@@ -46,11 +46,11 @@ def loss(model, schedule: DDPMScheduler, latents: Tensor, states: Tensor, draw) 
     Times are stratified over the batch, which lowers the variance of a step.
     """
     count = len(latents)
-    noise = torch.randn(latents.shape, generator=draw)
+    noise = torch.randn(latents.shape, generator=draw).to(latents.device)
     strata = (torch.arange(count) + torch.rand(count, generator=draw)) / count
-    times = (strata * schedule.config.num_train_timesteps).long()
+    times = (strata * schedule.config.num_train_timesteps).long().to(latents.device)
     noised = schedule.add_noise(latents, noise, times)
     target = schedule.get_velocity(latents, noise, times)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(latents.device.type, torch.bfloat16):
         found = model(noised, times, states, return_dict=False)[0]
     return (found.float() - target).square().mean()

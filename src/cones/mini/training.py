@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -49,6 +49,10 @@ class Recipe:
     cooldown: float = 0.25
     decay: float = 0.01
     average: float = 0.999
+
+    def larger(self, updates: float, batch: int) -> "Recipe":
+        """Return the recipe for a faster machine: so many times the updates and the batch."""
+        return replace(self, steps=round(self.steps * updates), batch=self.batch * batch)
 
     def share_at(self, step: int) -> float:
         """Return the share of the peak rates at update ``step`` (from 0), a trapezoid."""
@@ -130,7 +134,8 @@ class Run:
                 for name, weight in self.weights.items():
                     if id(weight) in held and f"{kinds[0]}/{name}" in stored:
                         optimiser.state[weight] = {
-                            kind: file.get_tensor(f"{kind}/{name}") for kind in kinds
+                            kind: file.get_tensor(f"{kind}/{name}").to(weight.device)
+                            for kind in kinds
                         }
         self.losses = json.loads((self.folder / "log.json").read_text())["losses"]
 
