@@ -225,7 +225,29 @@ def test_zero_shot_compares_directions():
 
 
 def test_the_sheet_has_a_row_per_noun():
-    shades = [Image.new("RGB", (64, 64), (i, 0, 0)) for i in range(3 * len(NOUNS))]
-    page = sheet(shades, columns=2, side=10)
-    assert page.size == (96 + 2 * 14, len(NOUNS) * 14)
-    assert page.getpixel((96 + 14 + 5, 14 + 5)) == (3 + 1, 0, 0)
+    shades = [Image.new("RGB", (64, 64), (10 * (i // 3), 0, 0)) for i in range(3 * len(NOUNS))]
+    page = np.asarray(sheet(shades, columns=2))[:, :, 0]
+    shown = [value for value in np.unique(page) if (page == value).sum() >= 2 * 96 * 96]
+    assert set(shown) >= {10 * row for row in range(len(NOUNS))}
+
+
+def test_the_gallery_shows_training_pictures_and_losses(corpus_folder, tmp_path, monkeypatch):
+    from cones.mini import gallery
+    from cones.plot import read_settings
+
+    corpus = Corpus(corpus_folder)
+    page = gallery.training_sheet(corpus, 12, seed=0)
+    first, _ = corpus.picture(0, 0)
+    expected = np.asarray(Image.fromarray(first).resize((96, 96), Image.Resampling.LANCZOS))
+    found = np.asarray(page)
+    rows, columns = (found.shape[0] - 96, found.shape[1] - 96)
+    assert any(
+        np.array_equal(found[y : y + 96, x : x + 96], expected)
+        for y in range(min(rows, 60))
+        for x in range(100, min(columns, 180))
+    )
+    words = ["--corpus", str(corpus_folder), "--out", str(tmp_path / "docs"), "--count", "12"]
+    monkeypatch.setattr("sys.argv", ["gallery", *words])
+    gallery.main()
+    assert read_settings(tmp_path / "docs" / "model_pictures.png") == {"count": 12, "seed": 0}
+    assert read_settings(tmp_path / "docs" / "model_losses.png") == {"every": 20}

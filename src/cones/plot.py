@@ -1,8 +1,8 @@
 """Pictures about pictures: labelled sheets, and the density of a concept layer by layer.
 
 Every PNG written here carries its settings as JSON in the text chunk ``parameters``, so that a
-picture says how it was made. Sheets need Pillow only; the density picture is the one place that
-imports matplotlib (the extra ``plot``).
+picture says how it was made. Sheets need Pillow only; curves and the density picture import
+matplotlib (the extra ``plot``).
 """
 
 import json
@@ -131,6 +131,36 @@ def density_picture(mask: ConceptMask, path: Path | str, *, title: str = "") -> 
     axes.set_title(title, fontsize=9)
     figure.tight_layout()
     _save_figure(figure, Path(path), {"neurons": len(mask), "density": mask.density})
+
+
+def curves_picture(curves: Mapping[str, Sequence[float]], path: Path | str, *, every: int) -> None:
+    """Draw curves, each in a field of its own, against the number of updates.
+
+    Args:
+        curves: Title of a field -> values, one per ``every`` updates.
+        path: PNG to write.
+        every: Updates between two values; a running mean over 20 values is drawn over them.
+
+    Raises:
+        ConesError: matplotlib is not installed.
+    """
+    figure_class, canvas_class = _matplotlib()
+    figure = figure_class(figsize=(3.2 * len(curves), 2.6))
+    canvas_class(figure)
+    for axes, (title, values) in zip(
+        np.atleast_1d(figure.subplots(1, len(curves))), curves.items(), strict=True
+    ):
+        window = min(20, len(values))
+        smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+        steps = every * np.arange(len(values))
+        axes.plot(steps, values, color="#9ecae1", linewidth=0.6)
+        axes.plot(steps[window - 1 :], smooth, color="#3182bd", linewidth=1.2)
+        axes.set_yscale("log")
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("updates", fontsize=8)
+        axes.tick_params(labelsize=7)
+    figure.tight_layout()
+    _save_figure(figure, Path(path), {"every": every})
 
 
 def _save_figure(figure: Any, path: Path, settings: Mapping[str, Any]) -> None:

@@ -19,7 +19,8 @@ from cones.mini.data import SIZE
 from cones.mini.training import Recipe, Run, averaged
 
 ATTRIBUTION = "ATTRIBUTION.csv"
-LOGS = "training.json"  # recipe, updates and every 20th loss of each stage
+LOGS = "training.json"  # recipe, updates and losses of each stage
+EVERY = 20  # of these losses are packed
 
 
 def _decoder(vae, work: Path) -> None:
@@ -93,7 +94,7 @@ def _log(work: Path, stage: str) -> dict:
     if not path.exists():
         return {}
     log = json.loads(path.read_text())
-    return log | {"losses": log["losses"][::20]}
+    return log | {"losses": log["losses"][::EVERY]}
 
 
 def unpack(folder: Path, work: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,6 +29,7 @@ from cones.mini.examiner import FIT_SEED, Examiner, Shown
 from cones.mini.probe import shares
 from cones.mini.questions import KNOWN, Asked, prompts, single
 from cones.mini.world import NOUNS, PLACES, held_out, with_article
+from cones.plot import Row, picture_sheet, save_picture
 from cones.record import machine, write_json
 from cones.subject import pixels_of
 
@@ -175,20 +176,14 @@ def model_figures(
     return figures, sheets
 
 
-def sheet(images: Sequence[Image.Image], *, columns: int = 8, side: int = 96) -> Image.Image:
+def sheet(images: Sequence[Image.Image], *, columns: int = 8) -> Image.Image:
     """Show the first pictures of every noun, one row a noun."""
-    per_noun, label, gap = len(images) // len(NOUNS), 96, 4
-    columns = min(columns, per_noun)
-    size = (label + columns * (side + gap), len(NOUNS) * (side + gap))
-    page = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(13)
-    for row, noun in enumerate(NOUNS):
-        top = row * (side + gap)
-        draw.text((4, top + side // 2 - 8), noun, fill=(30, 30, 30), font=font)
-        for column in range(columns):
-            small = images[row * per_noun + column].resize((side, side), Image.Resampling.LANCZOS)
-            page.paste(small, (label + column * (side + gap), top))
-    return page
+    per_noun = len(images) // len(NOUNS)
+    rows = [
+        Row(noun, images[start : start + min(columns, per_noun)])
+        for noun, start in zip(NOUNS, range(0, len(images), per_noun), strict=True)
+    ]
+    return picture_sheet(rows, side=96)
 
 
 def main() -> None:
@@ -215,9 +210,7 @@ def main() -> None:
     figures["settings"] |= {"fitted": options.fitted, "held_out": options.held_out}
     write_json(options.out, {**figures, "machine": machine()})
     options.sheet.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = options.sheet.with_name(f".{options.sheet.name}.part")
-    sheet(sheets["plain"]).save(unfinished, format="PNG")
-    unfinished.replace(options.sheet)
+    save_picture(sheet(sheets["plain"]), options.sheet, figures["settings"])
 
 
 if __name__ == "__main__":
