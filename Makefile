@@ -22,6 +22,7 @@ bench: .venv/installed
 	.venv/bin/cones bench swap --output docs/results/swap.json --overwrite
 	.venv/bin/cones bench scale --output docs/results/scale.json --overwrite
 	.venv/bin/cones bench search --docs docs
+	.venv/bin/cones bench strangers --docs docs
 	.venv/bin/cones bench rules --docs docs
 
 clean:

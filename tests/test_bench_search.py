@@ -18,6 +18,7 @@ from cones.bench.interval import interval, paired
 from cones.bench.ledger import Ledger
 from cones.bench.rules import rules_figures, rules_table
 from cones.bench.search import Pictures, controls, search_figures, search_summary
+from cones.bench.strangers import strangers_figures, strangers_summary
 from cones.certificate import certify
 from cones.concept import Concept, Member
 from cones.errors import SearchError, SubjectError
@@ -140,7 +141,7 @@ def test_an_interrupted_benchmark_gives_the_same_table(photos, tmp_path, sd1):
     rest = Finder()
     resumed = rules_figures(sd1, photos, work=tmp_path / "b", finder=rest, **options)
     assert json.dumps(without_machine(resumed)) == json.dumps(without_machine(whole))
-    assert len(rest.asked) == 12 - 4
+    assert len(rest.asked) == 12 - 5  # the fifth concept was kept, though its line was not
     again = Finder()
     rules_figures(sd1, photos, work=tmp_path / "b", finder=again, **options)
     assert not again.asked
@@ -243,6 +244,38 @@ def test_one_subject_from_photos_to_scores(photos, tmp_path, sd1, fresh):
     assert without_machine(again) == without_machine(found)
 
 
+def test_every_concept_is_measured_on_every_subject(photos, tmp_path, sd1, fresh):
+    options = {"work": tmp_path, "subjects": ["rex", "tom"], "seeds": (3,), "finder": tiny_search}
+    settings = Settings(held_out=4, flip=False, prior_count=2, prior_steps=2, batch=1)
+    options["settings"] = settings
+    found = strangers_figures(fresh(sd1), photos, **options)
+    table = search_figures(fresh(sd1), photos, score=None, **(options | {"finder": Finder(0)}))
+    for row, searched in zip(found["rows"], table["rows"], strict=True):
+        assert list(row["losses"]) == ["", "rex", "tom"]
+        assert row["losses"][""] == pytest.approx(searched["untouched"])
+        assert row["losses"][row["subject"]] == pytest.approx(searched["shut"])
+        assert len({round(loss["subject"], 9) for loss in row["losses"].values()}) == 3
+    with pytest.raises(SubjectError, match="found one subject"):
+        strangers_figures(sd1, photos, **(options | {"subjects": ["tom"]}))
+
+
+def test_strangers_are_counted_by_hand():
+    def row(subject, seed, **losses):
+        each = {who: dict.fromkeys(("subject", "prior", "loss"), v) for who, v in losses.items()}
+        return {"subject": subject, "seed": seed, "losses": {"": each.pop("nobody"), **each}}
+
+    rows = [
+        row("a", 0, nobody=0.5, a=0.3, b=0.4, c=0.6),
+        row("b", 0, nobody=0.5, a=0.3, b=0.35, c=0.2),
+    ]
+    found = strangers_summary(rows)
+    assert found["subject"]["own"]["mean"] == pytest.approx((-0.2 - 0.15) / 2)
+    assert found["subject"]["strangers"]["mean"] == pytest.approx((0.0 - 0.25) / 2)
+    assert found["loss"]["own_minus_strangers"]["mean"] == pytest.approx((-0.2 + 0.1) / 2)
+    assert (found["rank"], found["chance"]) == ((1 + 3) / 2, 2)
+    assert (found["best"], found["of"]) == (1, 2)
+
+
 class FakeLoss:
     """The held-out loss is the sum of the weights."""
 
@@ -294,8 +327,20 @@ def test_the_page_quotes_the_figures(photos, tmp_path, sd1):
     tables.record("search", searched, docs)
     compared = rules_figures(sd1, photos, work=tmp_path, rules=("sum", "refine"), finder=Finder())
     tables.record("rules", compared, docs)
+    compared = strangers_figures(
+        sd1,
+        photos,
+        work=tmp_path,
+        finder=tiny_search,
+        settings=Settings(prior_count=2, held_out=4),
+    )
+    tables.record("strangers", compared, docs)
     results = json.loads((docs / tables.RESULTS).read_text())
-    assert list(results) == ["search", "rules"]
+    assert list(results) == ["search", "strangers", "rules"]
+    gap = compared["summary"]["loss"]["own_minus_strangers"]
+    assert f"{gap['mean']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]" in tables.markdown(
+        results
+    )
     assert results["search"]["rows"] == searched["rows"]
     page = (docs / tables.PAGE).read_text()
     assert page == tables.markdown(results)
@@ -324,5 +369,7 @@ def test_the_docs_agree_with_the_measurements():
     assert (ROOT / "docs" / tables.PAGE).read_text("utf-8") == tables.markdown(results)
     if "search" in results:
         assert results["search"]["summary"] == search_summary(results["search"]["rows"])
+    if "strangers" in results:
+        assert results["strangers"]["summary"] == strangers_summary(results["strangers"]["rows"])
     if "rules" in results:
         assert results["rules"]["table"] == rules_table(results["rules"]["rows"])

@@ -60,12 +60,12 @@ def certify(
     return {
         "held_out_samples": samples,
         "prior_weight": untouched.prior_weight,
-        "untouched": _figures(untouched),
-        "shut": _figures(shut),
-        "random": _figures(random),
+        "untouched": means_of(untouched),
+        "shut": means_of(shut),
+        "random": means_of(random),
         "standard_error": _error(shut, untouched),
         "curve": [
-            {"density": mask.density, **_figures(parts)}
+            {"density": mask.density, **means_of(parts)}
             for mask, parts in zip(levels, curve, strict=True)
         ],
         "raises_loss": shut.total > untouched.total,
@@ -94,6 +94,7 @@ def _error(found: Parts, untouched: Parts) -> float:
     return float(change.sqrt())
 
 
-def _figures(parts: Parts) -> dict[str, float]:
+def means_of(parts: Parts) -> dict[str, float]:
+    """Give the mean loss on the subject and on the prior, and both together (Eq. 4)."""
     prior = float(parts.prior.mean()) if len(parts.prior) else 0.0
     return {"subject": float(parts.subject.mean()), "prior": prior, "loss": parts.total}

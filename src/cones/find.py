@@ -143,10 +143,9 @@ def find(
     notify = on_progress or (lambda step: None)
     started = time.monotonic()
     backbone = backbone_for(pipeline)
-    if prior is None:
-        prior = drawn_prior(pipeline, subject.noun, settings, cache_dir, notify)
-    embeddings = backbone.register(subject.identifier)
-    loss = implanting_loss(backbone, subject, prior, settings)
+    loss, embeddings = loss_of(
+        pipeline, subject, settings, prior=prior, cache_dir=cache_dir, notify=notify
+    )
     weights = backbone.weights(settings.scope)
     backbone.release()
     base = BaseCheck.of(weights, backbone.model_id)
@@ -164,6 +163,27 @@ def find(
     certificate["seconds"] = round(time.monotonic() - started, 1)
     member = Member(subject.identifier, subject.noun, embeddings)
     return Concept(levels, level, (member,), base, asdict(settings), certificate)
+
+
+def loss_of(
+    pipeline: Any,
+    subject: Subject,
+    settings: Settings,
+    *,
+    prior: Float[Tensor, "n 3 h w"] | None = None,
+    cache_dir: Path | None = None,
+    notify: Notify = lambda step: None,
+) -> tuple[ImplantingLoss, tuple[Tensor, ...]]:
+    """Prepare what a search of this subject lowers; registers its identifier.
+
+    Returns:
+        The loss of Eq. 4, and the embeddings of the identifier, one a tokenizer.
+    """
+    backbone = backbone_for(pipeline)
+    if prior is None:
+        prior = drawn_prior(pipeline, subject.noun, settings, cache_dir, notify)
+    embeddings = backbone.register(subject.identifier)
+    return implanting_loss(backbone, subject, prior, settings), embeddings
 
 
 def drawn_prior(

@@ -10,8 +10,9 @@ from typing import Any
 
 from cones.backbones import backbone_for
 from cones.base_check import BaseCheck
-from cones.bench.ledger import Ledger
+from cones.bench.ledger import Ledger, digest
 from cones.concept import Concept
+from cones.concept_file import load, save
 from cones.errors import SubjectError
 from cones.find import Settings, Step
 from cones.subject import Subject
@@ -129,19 +130,32 @@ def measured(
     return rows
 
 
-def search_cell(
+def searched(
     pipeline: Any, photos: Photos, settings: Settings, *, work: Path, finder: Finder
-) -> tuple[dict[str, Any], Concept, Subject]:
-    """Search one subject and give its row: the certificate's figures and the time it took.
+) -> Concept:
+    """Search one subject, or read the concept that ``work`` keeps of the same search.
 
     The search itself is resumed too when it was interrupted; its state is deleted at its end.
     """
-    subject = photos.subject(backbone_for(pipeline).resolution)
-    state = work / "state" / f"{photos.name}-{settings.rule}-{settings.seed}"
-    concept = finder(
-        pipeline, subject, settings=settings, cache_dir=work / "prior", state_dir=state
-    )
-    shutil.rmtree(state, ignore_errors=True)
+    key = cell_key("concept", model_key(pipeline), photos, settings)
+    kept = work / "concepts" / f"{photos.name}-{digest(key)}.cones.safetensors"
+    if not kept.exists():
+        subject = photos.subject(backbone_for(pipeline).resolution)
+        state = work / "state" / f"{photos.name}-{settings.rule}-{settings.seed}"
+        concept = finder(
+            pipeline, subject, settings=settings, cache_dir=work / "prior", state_dir=state
+        )
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        save(concept, kept)
+        shutil.rmtree(state, ignore_errors=True)
+    return load(kept)
+
+
+def search_cell(
+    pipeline: Any, photos: Photos, settings: Settings, *, work: Path, finder: Finder
+) -> tuple[dict[str, Any], Concept]:
+    """Search one subject and give its row: the certificate's figures and the time it took."""
+    concept = searched(pipeline, photos, settings, work=work, finder=finder)
     certificate: Mapping[str, Any] = concept.certificate
     row = {
         "subject": photos.name,
@@ -153,4 +167,4 @@ def search_cell(
         "seconds": {"find": certificate.get("seconds")},
         **{side: dict(certificate[side]) for side in ("untouched", "shut", "random")},
     }
-    return row, concept, subject
+    return row, concept

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cones.backbones import backbone_for
 from cones.bench.cells import (
     Finder,
     Notify,
@@ -132,8 +133,9 @@ def search_figures(
     cells = [(photos, replace(settings, seed=seed)) for photos in chosen for seed in seeds]
 
     def measure(photos: Any, asked: Settings) -> dict[str, Any]:
-        row, concept, subject = search_cell(pipeline, photos, asked, work=work, finder=finder)
+        row, concept = search_cell(pipeline, photos, asked, work=work, finder=finder)
         if score is not None:
+            subject = photos.subject(backbone_for(pipeline).resolution)
             started = time.monotonic()
             _add_scores(row, pipeline, concept, subject, pictures, score)
             row["seconds"]["pictures"] = round(time.monotonic() - started, 1)

@@ -13,7 +13,8 @@ from cones.errors import SearchError
 from cones.record import write_json, write_text
 
 RESULTS, PAGE = "results/search.json", "search.md"
-PARTS = ("search", "rules")
+PARTS = ("search", "strangers", "rules")
+SIDES_OF_STRANGERS = ("own", "strangers", "own_minus_strangers")
 NAMES = {
     "subject": "subject loss",
     "prior": "prior loss",
@@ -27,9 +28,8 @@ def record(part: str, figures: Mapping[str, Any], docs: Path | str) -> None:
     """Put one part into the results file and write the page anew.
 
     Args:
-        part: ``search`` or ``rules``.
-        figures: From :func:`cones.bench.search.search_figures` or
-            :func:`cones.bench.rules.rules_figures`.
+        part: ``search``, ``strangers`` or ``rules``.
+        figures: From the function of that name in :mod:`cones.bench`.
         docs: The folder ``docs``.
 
     Raises:
@@ -57,6 +57,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     ]
     if "search" in results:
         lines += _search(results["search"])
+    if "strangers" in results:
+        lines += _strangers(results["strangers"])
     if "rules" in results:
         lines += _rules(results["rules"])
     return "\n".join(lines)
@@ -105,6 +107,25 @@ def _subjects(rows: list[Mapping[str, Any]]) -> list[str]:
             cells += [f"{row[side]['image_alignment']:.3f}" for side in sides]
         lines.append(cells)
     return [*_table(head, lines), ""]
+
+
+def _strangers(found: Mapping[str, Any]) -> list[str]:
+    summary = found["summary"]
+    lines = [
+        "## Is a concept its subject's own?",
+        "",
+        f"Every subject's held-out loss with the concept of each of the {len(found['subjects'])} "
+        f"subjects shut, seeds {_listed(found['seeds'])}. By subject loss, a subject's own concept "
+        f"is on average number {summary['rank']:.1f} among all (by chance "
+        f"{summary['chance']:.1f}); it is the best in {summary['best']} of {summary['of']} cases.",
+        "",
+    ]
+    head = ["change from untouched", "own concept", "another's", "own - another's"]
+    rows = [
+        [NAMES[name], *(_interval(summary[name][side]) for side in SIDES_OF_STRANGERS)]
+        for name in ("subject", "prior", "loss")
+    ]
+    return [*lines, *_table(head, rows), "", *_footer(found)]
 
 
 def _rules(found: Mapping[str, Any]) -> list[str]:

@@ -161,6 +161,32 @@ def rules(
     _compare(job, (model, device, dtype), {}, as_json=as_json)
 
 
+@app.command("strangers")
+@screen.guarded
+def strangers(
+    photos: Photos = EXAMPLES,
+    subject: Subjects = None,
+    seeds: Seeds = (0, 1),
+    work: Work = WORK,
+    docs: Docs = None,
+    model: options.Model = None,
+    more: options.Set = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    as_json: options.Json = False,
+) -> None:
+    """Whether a concept is its subject's own: each on the held-out samples of every subject.
+
+    Uses the searches of **bench search** again where seeds and settings are the same.
+
+    **Example:**  cones bench strangers --subject siamese_cat --subject old_jar
+    """
+    from cones.bench.strangers import strangers_figures
+
+    job = _Job("strangers", strangers_figures, photos, subject, seeds, work, docs, more or [])
+    _compare(job, (model, device, dtype), {}, as_json=as_json)
+
+
 @dataclass(frozen=True)
 class _Job:
     """A comparison over subjects: what is measured, on what, and where it is kept."""
