@@ -115,7 +115,7 @@ def _strangers(found: Mapping[str, Any]) -> list[str]:
         "## Is a concept its subject's own?",
         "",
         f"Every subject's held-out loss with the concept of each of the {len(found['subjects'])} "
-        f"subjects shut, seeds {_listed(found['seeds'])}. By subject loss, a subject's own concept "
+        f"subjects shut, seeds {_listed(found['seeds'])}. By subject loss, its own concept "
         f"is on average number {summary['rank']:.1f} among all (by chance "
         f"{summary['chance']:.1f}); it is the best in {summary['best']} of {summary['of']} cases.",
         "",
