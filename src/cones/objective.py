@@ -31,6 +31,7 @@ class Examples:
     Attributes:
         latents: Clean, scaled latents.
         condition: For the same pictures, what :meth:`Backbone.condition` gives.
+        mask: Where the loss counts, on the latents' grid; None counts all of it.
 
     Raises:
         SubjectError: No pictures, or another number of prompts than pictures.
@@ -38,6 +39,7 @@ class Examples:
 
     latents: Float[Tensor, "n c y x"]
     condition: Mapping[str, Tensor]
+    mask: Float[Tensor, "n 1 y x"] | None = None
 
     def __post_init__(self) -> None:
         """Check that pictures and prompts come in pairs."""
@@ -55,12 +57,20 @@ class Examples:
     def pick(self, index: Int[Tensor, " k"]) -> "Examples":
         """Give the pairs at ``index``, in that order."""
         at = index.to(self.latents.device)
-        return Examples(self.latents[at], {n: v[at] for n, v in self.condition.items()})
+        mask = None if self.mask is None else self.mask[at]
+        return Examples(self.latents[at], {n: v[at] for n, v in self.condition.items()}, mask)
 
     def joined(self, other: "Examples") -> "Examples":
         """Put the pairs of ``other`` after these."""
         condition = {n: torch.cat([v, other.condition[n]]) for n, v in self.condition.items()}
-        return Examples(torch.cat([self.latents, other.latents]), condition)
+        mask = None
+        if self.mask is not None or other.mask is not None:
+            mask = torch.cat([self.where(), other.where()])
+        return Examples(torch.cat([self.latents, other.latents]), condition, mask)
+
+    def where(self) -> Float[Tensor, "n 1 y x"]:
+        """Give the mask, ones if there is none."""
+        return torch.ones_like(self.latents[:, :1]) if self.mask is None else self.mask
 
 
 def examples(
@@ -147,10 +157,8 @@ class _Draw:
         )
 
     def part(self, index: slice) -> "_Draw":
-        pairs = Examples(
-            self.pairs.latents[index], {n: v[index] for n, v in self.pairs.condition.items()}
-        )
-        return _Draw(pairs, self.noise[index], self.timesteps[index])
+        rows = torch.arange(len(self.pairs))[index]
+        return _Draw(self.pairs.pick(rows), self.noise[index], self.timesteps[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,6 +230,7 @@ class ImplantingLoss:
             timesteps=draw.timesteps,
             condition=draw.pairs.condition,
             weighting=self.weighting,
+            mask=draw.pairs.mask,
         )
 
     def _draw(self, count: int, key: tuple[str, int, int]) -> _Draw:

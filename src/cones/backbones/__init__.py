@@ -66,6 +66,10 @@ class Backbone(Protocol):
         """Encode prompts, batch first."""
         ...
 
+    def embedded(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Encode prompts with gradients to the text encoders."""
+        ...
+
     def timesteps(self, count: int, generator: torch.Generator) -> Int[Tensor, " count"]:
         """Draw timesteps spread evenly over training."""
         ...
@@ -79,6 +83,7 @@ class Backbone(Protocol):
         timesteps: Int[Tensor, " n"],
         condition: Mapping[str, Tensor],
         weighting: str = "uniform",
+        mask: Float[Tensor, "n 1 y x"] | None = None,
     ) -> Float[Tensor, " n"]:
         """Measure the denoising error of every sample (Eq. 1)."""
         ...

@@ -118,7 +118,11 @@ class UNetBackbone:
 
     @torch.no_grad()
     def condition(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Encode prompts as keyword arguments of the U-Net, batch first.
+        """Encode prompts as keyword arguments of the U-Net, batch first; see :meth:`embedded`."""
+        return self.embedded(prompts)
+
+    def embedded(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Encode prompts; gradients flow to the text encoders.
 
         XL adds ``text_embeds`` and ``time_ids`` (full size, no crop). Equal prompts are encoded
         once.
@@ -154,6 +158,7 @@ class UNetBackbone:
         timesteps: Int[Tensor, " n"],
         condition: Mapping[str, Tensor],
         weighting: str = "uniform",
+        mask: Float[Tensor, "n 1 y x"] | None = None,
     ) -> Float[Tensor, " n"]:
         """Measure the squared denoising error of every sample (Eq. 1), mean over its entries.
 
@@ -168,6 +173,7 @@ class UNetBackbone:
             timesteps: Integers below ``train_steps``.
             condition: From :meth:`condition`.
             weighting: ``uniform`` or ``min-snr``.
+            mask: Weights of the latents' cells in the mean, not all 0; None counts all alike.
 
         Raises:
             BackboneError: ``weights`` names parameters the module lacks.
@@ -187,7 +193,10 @@ class UNetBackbone:
         target = self.schedule.target(latents, noise, timesteps).float()
         error = predicted[:, : target.shape[1]] - target  # models that also predict a variance
         weight = self.schedule.weights(timesteps, weighting)
-        return weight * error.square().flatten(1).mean(1)  # Eq. 1
+        squares = error.square()
+        if mask is not None:
+            squares = squares * (mask / mask.mean((1, 2, 3), keepdim=True)).to(squares)
+        return weight * squares.flatten(1).mean(1)  # Eq. 1
 
     def register(
         self,
