@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from cones.cli import app
+from fakes import Colours
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -20,6 +21,7 @@ TINY += ["--set", "batch=2", "--set", "held_out=4", "--set", "steps=2"]
 DRAWN = ["--steps", "1"]
 SHORT = {"find": TINY, "refine": TINY, "demo": [*TINY, "-n", "1", *DRAWN]}
 SHORT |= {"generate": DRAWN, "attend": DRAWN}
+SHORT |= {"evaluate": [*TINY, "--images", "1", "--change", "lora.steps=1"]}
 SETTINGS = "seed=0, steps=2, refine_steps=2, prior_count=2, prior_steps=2, batch=2, held_out=4"
 
 
@@ -36,10 +38,14 @@ def commands(page: Path) -> list[list[str]]:
 @pytest.fixture
 def tiny(sd1: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in a folder with the examples in it, where the built-in model is a tiny random one."""
+    import cones.encoders
+    import cones.metrics
     import cones.mini
 
     sd1.save_pretrained(tmp_path / "model")
     monkeypatch.setattr(cones.mini, "weights_path", lambda: tmp_path / "model")
+    monkeypatch.setattr(cones.metrics, "load_judge", Colours)
+    monkeypatch.setattr(cones.encoders, "load_clip", lambda path: Colours())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)

@@ -7,7 +7,7 @@ is imported inside the commands, which keeps ``cones --help`` fast.
 
 import typer
 
-from cones.cli import attend, bench, files, pictures, search, together
+from cones.cli import attend, bench, evaluate, files, pictures, search, together
 
 app = typer.Typer(
     name="cones",
@@ -25,6 +25,7 @@ app.command("attend")(attend.attend)
 app.command("combine")(files.combine)
 app.command("refine")(together.refine)
 app.command("export")(files.export)
+app.command("evaluate")(evaluate.evaluate)
 app.command("demo")(pictures.demo)
 app.add_typer(bench.app, name="bench")
 

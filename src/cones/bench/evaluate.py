@@ -1,0 +1,290 @@
+"""Compare methods on subjects: fit, draw, score, each kept as soon as it is done.
+
+A cell is one method on one group of subjects with one seed. Its folder in ``work`` holds what the
+method learnt, a PNG per prompt and image, and the scores, so that a comparison goes on wherever
+it was stopped, and several processes can share it. What a picture depends on is its cell, prompt
+and number alone. Three controls stand beside the methods: the untouched model, the neurons of
+Cones drawn at random in every layer, and (for a single subject) another subject's neurons.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from cones.backbones import backbone_for
+from cones.bench.cells import Notify, Photos, model_key, subject_folders
+from cones.bench.ledger import digest
+from cones.bench.plan import RANDOM, STRANGER, UNRELATED, UNTOUCHED, WORDS, Cell, Plan
+from cones.bench.scores import Encoders, drift, scores, table
+from cones.find import Step, drawn_prior
+from cones.generate import sample
+from cones.methods import LEARNT, METHODS, Customization, Task
+from cones.methods.cones import Cones, Shut
+from cones.plot import save_picture
+from cones.record import machine, write_json
+from cones.subject import pixels_of
+
+UNRELATED_SEED = 10_000  # of the first of the unrelated pictures
+
+
+class Evaluation:
+    """A plan, a model and the folder where everything is kept.
+
+    Args:
+        pipeline: Text-to-image pipeline; as before afterwards, bit for bit.
+        folder: Holds subject folders, each with photos and ``subject.json``.
+        plan: What is compared.
+        work: Keeps fits, pictures and scores.
+        notify: Called before every cell and after every batch of pictures.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        folder: Path | str,
+        plan: Plan,
+        work: Path | str,
+        notify: Notify | None = None,
+    ) -> None:
+        """Find the subjects and list the cells."""
+        self.pipeline, self.plan, self.work = pipeline, plan, Path(work)
+        self.notify = notify or (lambda step: None)
+        names = sorted({name for group in plan.groups for name in group})
+        self.photos = {photos.name: photos for photos in subject_folders(folder, names)}
+        self.model = model_key(pipeline)
+        self.cells = [
+            Cell(method, tuple(self.photos[name] for name in group), seed)
+            for group in plan.groups
+            for seed in plan.seeds
+            for method in plan.methods
+            if method != STRANGER or (len(group) == 1 and len(self.photos) > 1)
+        ]
+
+    def run(self, encoders: Encoders, *, shard: tuple[int, int] = (0, 1)) -> list[dict[str, Any]]:
+        """Do every cell of a shard that is not done, and give the rows of all that are.
+
+        Args:
+            encoders: Who judges.
+            shard: This process' number and how many share the work folder.
+        """
+        number, count = shard
+        mine = self.cells[number::count]
+        for done, cell in enumerate(mine):
+            self.notify(Step("cells", done, len(mine)))
+            self.row(cell, encoders)
+        self.notify(Step("cells", len(mine), len(mine)))
+        return [row for cell in self.cells if (row := _read(self.home(cell) / "scores.json"))]
+
+    def home(self, cell: Cell) -> Path:
+        """Give the folder of a cell; its name holds all that the cell depends on."""
+        plan = self.plan
+        key = {
+            "model": self.model,
+            "method": cell.method,
+            "settings": asdict(self._method(cell.method)),
+            "group": [(photos.name, photos.digest) for photos in cell.group],
+            "others": self._stranger(cell).digest if cell.method == STRANGER else None,
+            "seed": cell.seed,
+            "prior": asdict(plan.prior),
+            "pictures": [plan.prompts, plan.images, plan.steps, plan.guidance],
+        }
+        return self.work / "cells" / f"{cell.label.replace(' ', '-')}-{digest(key)}"
+
+    def row(self, cell: Cell, encoders: Encoders) -> dict[str, Any]:
+        """Fit, draw and score one cell, or whatever of it is missing."""
+        path = self.home(cell) / "scores.json"
+        if (row := _read(path)) is not None:
+            return row
+        learnt = self.fitted(cell)
+        pictures, unrelated = self.drawn(cell, learnt)
+        row = {
+            "method": cell.method,
+            "group": [photos.name for photos in cell.group],
+            "seed": cell.seed,
+            **(_read(self.home(cell) / "fit.json") or {}),
+            "scores": self.scored(cell, pictures, unrelated, encoders),
+        }
+        write_json(path, row)
+        return row
+
+    def fitted(self, cell: Cell) -> Customization | None:
+        """Fit a method, or read what it learnt before; a control learns nothing of its own."""
+        if cell.method == UNTOUCHED:
+            return None
+        if cell.method in (RANDOM, STRANGER):
+            return self._control(cell)
+        home = self.home(cell)
+        if not (home / "fit.json").exists():
+            shutil.rmtree(home / "learnt", ignore_errors=True)
+            started = time.monotonic()
+            learnt = self._method(cell.method).fit(
+                self.pipeline, self.tasks(cell), seed=cell.seed, on_progress=self.notify
+            )
+            seconds = round(time.monotonic() - started, 1)
+            size = learnt.save(home / "learnt")
+            write_json(home / "fit.json", {"seconds": seconds, "bytes": size})
+        return LEARNT[cell.method].load(home / "learnt")
+
+    def tasks(self, cell: Cell) -> list[Task]:
+        """Read the photos and draw the prior pictures, or find them in the cache."""
+        size = backbone_for(self.pipeline).resolution
+        settings = replace(self.plan.prior, seed=cell.seed)
+        cache = self.work / "prior"
+        return [
+            Task(
+                replace(photos.subject(size), identifier=word),
+                drawn_prior(self.pipeline, photos.noun, settings, cache, self.notify),
+            )
+            for photos, word in zip(cell.group, WORDS, strict=False)
+        ]
+
+    def drawn(
+        self, cell: Cell, learnt: Customization | None
+    ) -> tuple[list[list[Path]], list[list[Path]]]:
+        """Draw what is missing; a prompt is drawn whole, so a resumed table is the same."""
+        names = [f"{word} {photos.noun}" for photos, word in zip(cell.group, WORDS, strict=False)]
+        said = [prompt.format(" and a ".join(names)) for prompt in self.plan.prompts]
+        home = self.home(cell)
+        first = 1000 * cell.seed
+        wanted = [
+            (prompt, [home / f"{row:02d}-{n:02d}.png" for n in range(self.plan.images)], first)
+            for row, prompt in enumerate(said)
+        ]
+        others = [
+            (prompt, [home / f"unrelated-{row:02d}.png"], UNRELATED_SEED + first)
+            for row, prompt in enumerate(UNRELATED)
+        ]
+        missing = [w for w in wanted + others if not all(path.exists() for path in w[1])]
+        if missing:
+            home.mkdir(parents=True, exist_ok=True)
+            for word in WORDS[: len(cell.group)]:
+                backbone_for(self.pipeline).register(word)
+            with _applied(learnt, self.pipeline):
+                for done, (prompt, paths, seed) in enumerate(missing):
+                    self._draw(prompt, paths, seed)
+                    self.notify(Step("pictures", done + 1, len(missing)))
+        return [paths for _, paths, _ in wanted], [paths for _, paths, _ in others]
+
+    def _draw(self, prompt: str, paths: Sequence[Path], seed: int) -> None:
+        plan = self.plan
+        images = sample(
+            self.pipeline,
+            [prompt] * len(paths),
+            seeds=[seed + n for n in range(len(paths))],
+            steps=plan.steps,
+            guidance=plan.guidance,
+        )
+        for number, (path, image) in enumerate(zip(paths, images, strict=True)):
+            settings = {"prompt": prompt, "seed": seed + number, "steps": plan.steps}
+            save_picture(image, path, {**settings, "guidance": plan.guidance})
+
+    def scored(
+        self,
+        cell: Cell,
+        pictures: list[list[Path]],
+        unrelated: list[list[Path]],
+        encoders: Encoders,
+    ) -> dict[str, float]:
+        """Score the pictures of a cell, see :func:`scores`."""
+        plain = " and a ".join(photos.noun for photos in cell.group)
+        prompts = [prompt.format(plain) for prompt in self.plan.prompts]
+        size = backbone_for(self.pipeline).resolution
+        found = scores(
+            [_pixels(paths) for paths in pictures],
+            prompts,
+            [photos.subject(size).images for photos in cell.group],
+            encoders,
+        )
+        base = Cell(UNTOUCHED, cell.group, cell.seed)
+        _, before = self.drawn(base, None)
+        same = [
+            _pixels([path for paths in each for path in paths]) for each in (before, unrelated)
+        ]
+        return found | {"drift": drift(*same, encoders.judge)}
+
+    def _method(self, name: str) -> Any:
+        """Give the method with its settings; controls are those of Cones."""
+        kind = METHODS.get(name, Cones)
+        return kind(**self.plan.changes.get(name if name in METHODS else "cones", {}))
+
+    def _stranger(self, cell: Cell) -> Photos:
+        """Choose the next subject."""
+        names = list(self.photos)
+        return self.photos[names[(names.index(cell.group[0].name) + 1) % len(names)]]
+
+    def _control(self, cell: Cell) -> Shut:
+        """Give Cones' own neurons at random places, or another subject's."""
+        group = (self._stranger(cell),) if cell.method == STRANGER else cell.group
+        found = self.fitted(Cell("cones", group, cell.seed))
+        if cell.method == STRANGER:
+            return found
+        draw = torch.Generator().manual_seed(cell.seed)
+        masks = [concept.mask.random_like(draw) for concept in found.concepts]
+        return Shut(
+            tuple(
+                replace(concept, levels=(mask,), level=0)
+                for concept, mask in zip(found.concepts, masks, strict=True)
+            )
+        )
+
+
+@contextmanager
+def _applied(learnt: Customization | None, pipeline: Any) -> Iterator[None]:
+    if learnt is None:
+        yield
+        return
+    with learnt.applied(pipeline):
+        yield
+
+
+def evaluate(
+    pipeline: Any,
+    folder: Path | str,
+    plan: Plan,
+    encoders: Encoders,
+    *,
+    work: Path | str,
+    shard: tuple[int, int] = (0, 1),
+    on_progress: Notify | None = None,
+) -> dict[str, Any]:
+    """Compare methods as planned, and give the table, the rows and what they depend on."""
+    evaluation = Evaluation(pipeline, folder, plan, work, on_progress)
+    rows = evaluation.run(encoders, shard=shard)
+    shown = {n: v for n, v in asdict(plan).items() if n not in ("changes", "prior")}
+    return {
+        "plan": json.loads(json.dumps(shown)),
+        "settings": {
+            name: json.loads(json.dumps(asdict(evaluation._method(name))))
+            for name in plan.methods
+            if name in METHODS
+        },
+        "machine": machine(),
+        "table": table(rows) if rows else [],
+        "rows": rows,
+        "missing": len(evaluation.cells) - len(rows),
+    }
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _pixels(paths: Sequence[Path]) -> Float[Tensor, "n 3 h w"]:
+    images = []
+    for path in paths:
+        with Image.open(path) as image:
+            images.append(image.convert("RGB"))
+    return pixels_of(images)

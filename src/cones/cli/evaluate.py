@@ -1,0 +1,185 @@
+"""``cones evaluate``: methods side by side on the same subjects, prompts, seeds and metrics."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cones.cli import options, places, screen, search
+from cones.errors import ConesError
+
+Methods = Annotated[
+    list[str] | None, typer.Option("--method", help="Method or control; repeat. All if left out.")
+]
+Groups = Annotated[
+    list[str] | None,
+    typer.Option("--group", help="Subjects learnt together, joined by +; repeat."),
+]
+Photos = Annotated[Path, typer.Option(help="Folder of subject folders, with subject.json each.")]
+Seeds = Annotated[list[int], typer.Option("--seed", help="Of fits and pictures; repeat.")]
+Images = Annotated[int | None, typer.Option(min=1, help="Pictures of every prompt.")]
+Preset = Annotated[
+    str, typer.Option(help="`quick`: few prompts and steps, minutes. `full`: all prompts.")
+]
+Work = Annotated[Path, typer.Option(help="Folder that keeps fits, pictures and scores.")]
+Shard = Annotated[
+    str, typer.Option(help="Do part K of N, as K/N from 0/N; processes share --work.")
+]
+Change = Annotated[
+    list[str] | None,
+    typer.Option("--change", help="Setting of a method, e.g. lora.steps=200; repeat."),
+]
+QUICK_GROUPS = ("barrel", "siamese_cat", "barrel+siamese_cat")
+# What `quick` leaves of every method: few steps, at the rate of a short training.
+QUICK: dict[str, dict[str, Any]] = {
+    "dreambooth": {"steps": 40, "rate": 1e-4, "batch": 4},
+    "custom-diffusion": {"steps": 40, "rate": 1e-3},
+    "lora": {"steps": 40, "rate": 2e-3, "batch": 4},
+    "shira": {"steps": 40, "rate": 1e-3},
+    "textual-inversion": {"steps": 40},
+}
+QUICK_SEARCH = {"steps": 30, "refine_steps": 60, "prior_count": 16, "prior_steps": 15}
+QUICK_SEARCH |= {"held_out": 32, "density": 0.0454}
+
+
+@screen.guarded
+def evaluate(
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML report to write.")],
+    method: Methods = None,
+    group: Groups = None,
+    preset: Preset = "quick",
+    photos: Photos = Path("examples/photos"),
+    seeds: Seeds = (0,),
+    images: Images = None,
+    change: Change = None,
+    work: Work = Path("runs/evaluate"),
+    shard: Shard = "0/1",
+    record: Annotated[Path | None, typer.Option(help="JSON file to write too.")] = None,
+    model: options.Model = None,
+    clip: Annotated[Path | None, typer.Option(help="CLIP folder; default: the built-in.")] = None,
+    more: options.Set = None,
+    device: options.Device = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+) -> None:
+    """Compare Cones with its rivals and with controls, and write a report.
+
+    Every method learns the same photos and draws the same prompts from the same noise; an
+    independent judge and a CLIP score the pictures. What is done is kept in --work: the same
+    command goes on from there. Changes of Cones' own search are given with --set.
+
+    **Example:**  cones evaluate --method cones --method lora --group barrel -o report.html
+    """
+    from cones.bench import report
+    from cones.bench.evaluate import Evaluation
+    from cones.bench.evaluate import evaluate as compare
+    from cones.bench.scores import Encoders
+    from cones.encoders import load_clip
+    from cones.metrics import load_judge
+    from cones.mini import weights_path
+    from cones.record import write_json, write_text
+
+    for path in filter(None, (output, record)):
+        places.require_file(path, overwrite=overwrite)
+    places.require_folder(work)
+    plan = _plan(preset, method, group, seeds, images, change or [], more or [])
+    part = _shard(shard)
+    if model is not None and clip is None:
+        raise ConesError(
+            f"found --model {model} without --clip; expected a folder with the CLIP to score its "
+            "pictures, such as a copy of openai/clip-vit-large-patch14; add --clip"
+        )
+    encoders = Encoders(load_judge(), load_clip(clip or weights_path() / "clip"))
+    pipeline = places.pipeline(model, device=device, dtype=None, half=False)
+    hint = f"what is done is kept in {work}; the same command goes on from there"
+    with screen.resumable(hint), screen.bars() as notify:
+        found = compare(
+            pipeline,
+            photos,
+            plan,
+            encoders,
+            work=work,
+            shard=part,
+            on_progress=lambda s: notify(s.stage, s.step, s.steps, s.loss),
+        )
+    pictures: dict[str, dict[str, list[Path]]] = {}
+    evaluation = Evaluation(pipeline, photos, plan, work)
+    for cell in evaluation.cells:
+        firsts = sorted(evaluation.home(cell).glob("[0-9][0-9]-00.png"))
+        name = " + ".join(each.name for each in cell.group) + f", seed {cell.seed}"
+        pictures.setdefault(name, {})[cell.method] = firsts
+    write_text(output, report.page(found, pictures))
+    if record is not None:
+        write_json(record, found)
+    if as_json:
+        screen.emit({**found, "report": str(output)})
+        return
+    for entry in found["table"]:
+        screen.tell(_line(entry))
+    screen.say(f"look at {output}")
+
+
+def _plan(
+    preset: str,
+    methods: list[str] | None,
+    groups: list[str] | None,
+    seeds: Sequence[int],
+    images: int | None,
+    change: list[str],
+    more: list[str],
+) -> Any:
+    """Put presets, options and changes together."""
+    from cones.bench.plan import CONTROLS, PROMPTS, Plan
+    from cones.methods import METHODS
+
+    if preset not in ("quick", "full"):
+        raise ConesError(f"found --preset {preset}; expected quick or full; choose one")
+    quick = preset == "quick"
+    changes = {name: dict(each) for name, each in (QUICK if quick else {}).items()}
+    for text in change:
+        name, value = _changed(text, METHODS)
+        changes.setdefault(name[0], {})[name[1]] = value
+    settings = search.settings_of(dict(QUICK_SEARCH) if quick else {}, more)
+    changes["cones"] = {**changes.get("cones", {}), "settings": settings}
+    return Plan(
+        methods=tuple(methods or (*CONTROLS, *METHODS)),
+        groups=tuple(tuple(name.split("+")) for name in groups or QUICK_GROUPS),
+        seeds=tuple(seeds),
+        prompts=PROMPTS[::5] if quick else PROMPTS,
+        images=images or (2 if quick else 50),
+        steps=15 if quick else 50,
+        changes=changes,
+        prior=settings,
+    )
+
+
+def _changed(text: str, methods: dict[str, Any]) -> tuple[tuple[str, str], Any]:
+    """Read ``lora.steps=200``."""
+    left, _, value = text.partition("=")
+    method, _, name = left.partition(".")
+    known = {each.name for each in fields(methods[method])} if method in methods else set()
+    try:
+        if name in known:
+            return (method, name), json.loads(value)
+    except ValueError:
+        pass
+    raise ConesError(
+        f"found --change {text!r}; expected a number for a setting of a method, such as "
+        f"lora.steps=200; methods: {', '.join(methods)}"
+    )
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdigit() and count.isdigit() and int(number) < int(count)):
+        raise ConesError(f"found --shard {text!r}; expected K/N with K below N, such as 0/2")
+    return int(number), int(count)
+
+
+def _line(entry: dict[str, Any]) -> str:
+    """Show one row of the table."""
+    scores = "  ".join(f"{n} {found['mean']:.3f}" for n, found in entry["scores"].items())
+    return f"{entry['method']:<18} {entry['subjects']} subject(s)  {scores}"

@@ -1,0 +1,235 @@
+"""Evaluations: scores by hand, the same table after interruptions, the report."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from cones.bench.evaluate import Evaluation, evaluate
+from cones.bench.plan import CONTROLS, Plan
+from cones.bench.report import page
+from cones.bench.scores import Encoders, drift, scores, table
+from cones.errors import SearchError
+from cones.find import Settings
+from cones.methods import METHODS
+from fakes import Colours
+
+TINY = Settings(
+    steps=2, refine_steps=1, held_out=4, batch=1, prior_count=2, prior_steps=2, density=0.05
+)
+CHANGES = {
+    "cones": {"settings": TINY},
+    "lora": {"steps": 1, "rank": 2},
+    "textual-inversion": {"steps": 1},
+}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for number, (name, noun) in enumerate((("tom", "cat"), ("rex", "dog"))):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (64, 64), (80 * number, 90, 100)).save(folder / "00.png")
+        (folder / "subject.json").write_text(json.dumps({"noun": noun}))
+    return tmp_path / "photos"
+
+
+def plan(**changes):
+    given = {
+        "methods": (*CONTROLS, "cones", "lora"),
+        "groups": (("tom",), ("tom", "rex")),
+        "prompts": ("a {} on the grass", "a photo of a {}"),
+        "images": 2,
+        "steps": 1,
+        "changes": CHANGES,
+        "prior": TINY,
+    }
+    return Plan(**(given | changes))
+
+
+def shown(found):
+    return json.dumps({name: found[name] for name in ("plan", "settings", "table")})
+
+
+def without_times(found):
+    return re.sub(r'"seconds": [\d.]+', "", shown(found))
+
+
+ENCODERS = Encoders(Colours(), Colours())
+
+
+def test_scores_by_hand():
+    red, green = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    red[:, 0], green[:, 1] = 1, 1
+    mixed = torch.stack([red[0], green[0]])
+    photos = [red[:1], green[:1]]
+    found = scores([red, mixed], ["abc", "abcdef"], photos, ENCODERS)
+    assert found["image_alignment"] == pytest.approx(0.5)
+    assert found["clip_image_alignment"] == pytest.approx(0.5)
+    assert found["diversity"] == pytest.approx((0 + 1) / 2)
+    first, second = torch.tensor([1.0, 0, 3]), torch.tensor([1.0, 0, 1])
+    cosines = [float(first[0] / first.norm())] * 2 + [float(second[0] / second.norm()), 0.0]
+    assert found["text_alignment"] == pytest.approx(sum(cosines) / 4)
+    of_mean = [cosines[0], float(second[0] / second.norm()) / 2**0.5]
+    assert found["text_alignment_of_mean"] == pytest.approx(sum(of_mean) / 2)
+    assert drift(red, red, Colours()) == pytest.approx(0, abs=1e-6)
+    assert drift(red, green, Colours()) == pytest.approx(0.5)
+    assert "diversity" not in scores([red[:1]], ["abc"], photos, ENCODERS)
+
+
+def test_the_table_averages_by_method_and_number_of_subjects():
+    rows = [
+        {"method": m, "group": list(g), "seed": s, "scores": {"drift": v}, "bytes": 10 * v}
+        for m, g, s, v in (
+            ("lora", "a", 0, 1.0),
+            ("lora", "b", 0, 3.0),
+            ("lora", ("a", "b"), 0, 7.0),
+            ("cones", "a", 0, 5.0),
+        )
+    ]
+    found = table(rows)
+    assert [(e["method"], e["subjects"]) for e in found] == [
+        ("lora", 1),
+        ("cones", 1),
+        ("lora", 2),
+    ]
+    assert found[0]["scores"]["drift"]["mean"] == 2
+    assert found[0]["bytes"] == 20
+    assert "seconds" not in found[0]
+
+
+def test_an_evaluation_goes_on_where_it_was_stopped(photos, tmp_path, sd1, fresh):
+    pipeline = fresh(sd1)
+    before = {n: p.clone() for n, p in pipeline.unet.named_parameters()}
+    whole = evaluate(pipeline, photos, plan(), ENCODERS, work=tmp_path / "a")
+    assert whole["missing"] == 0
+    assert len(whole["rows"]) == 9  # another subject's neurons stand beside single subjects only
+    assert all(torch.equal(p, before[n]) for n, p in pipeline.unet.named_parameters())
+    rows = {(row["method"], len(row["group"])): row["scores"] for row in whole["rows"]}
+    assert rows["untouched", 1]["drift"] == pytest.approx(0, abs=1e-6)
+    assert rows["cones", 1]["drift"] > 0
+    for other in ("untouched", "random", "stranger"):
+        assert rows["cones", 1]["image_alignment"] != rows[other, 1]["image_alignment"]
+    assert all("bytes" in row for row in whole["rows"] if row["method"] in METHODS)
+
+    for stop in (3, 9, 14, 22, 40):
+        seen = []
+
+        def notify(step, seen=seen, stop=stop):
+            seen.append(step)
+            if len(seen) == stop:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(fresh(sd1), photos, plan(), ENCODERS, work=tmp_path / "b", on_progress=notify)
+    pictures = sorted((tmp_path / "b").rglob("*-01.png"))
+    pictures[0].unlink(missing_ok=True)
+    scored = sorted((tmp_path / "b").rglob("scores.json"))
+    scored[0].unlink()
+    resumed = evaluate(fresh(sd1), photos, plan(), ENCODERS, work=tmp_path / "b")
+    assert without_times(resumed) == without_times(whole)
+    drawn = {
+        p.relative_to(tmp_path / "a"): p.read_bytes() for p in (tmp_path / "a").rglob("*.png")
+    }
+    again = {
+        p.relative_to(tmp_path / "b"): p.read_bytes() for p in (tmp_path / "b").rglob("*.png")
+    }
+    assert drawn == again
+
+
+def test_processes_share_the_work(photos, tmp_path, sd1, fresh):
+    asked = plan(methods=("untouched", "textual-inversion"), groups=(("tom",), ("rex",)))
+    first = evaluate(fresh(sd1), photos, asked, ENCODERS, work=tmp_path, shard=(0, 2))
+    assert (len(first["rows"]), first["missing"]) == (2, 2)
+    second = evaluate(fresh(sd1), photos, asked, ENCODERS, work=tmp_path, shard=(1, 2))
+    assert second["missing"] == 0
+
+
+def test_nothing_old_is_used_for_another_plan(photos, tmp_path, sd1):
+    def homes(asked):
+        evaluation = Evaluation(sd1, photos, asked, tmp_path)
+        return {evaluation.home(cell) for cell in evaluation.cells}
+
+    same = homes(plan())
+    assert homes(plan()) == same
+    assert len(same) == 9
+    assert not homes(plan(images=3)) & same
+    assert not homes(plan(seeds=(5,))) & same
+    assert not homes(plan(prompts=("a {}",))) & same
+    lora = {**CHANGES, "lora": {"steps": 2, "rank": 2}}
+    assert len(homes(plan(changes=lora)) & same) == 7
+
+
+def test_plans_are_checked():
+    with pytest.raises(SearchError, match=r"found no method magic; expected some of untouched"):
+        plan(methods=("magic",))
+    with pytest.raises(SearchError, match="found groups"):
+        plan(groups=())
+    with pytest.raises(SearchError, match="one to 4 subjects"):
+        plan(groups=(tuple("abcde"),))
+
+
+def test_the_report_needs_no_network_and_quotes_the_table(photos, tmp_path, sd1, fresh):
+    asked = plan(methods=("untouched", "lora"), groups=(("tom",),))
+    found = evaluate(fresh(sd1), photos, asked, ENCODERS, work=tmp_path)
+    paths = sorted(tmp_path.rglob("00-00.png"))
+    text = page(replace_missing(found), {"tom <b>": {"untouched": paths[:1], "lora": paths[1:]}})
+    assert re.findall(r'(?:src|href)="?([a-z/.]{0,5})', text) == ["data", "data"]
+    assert text.count("data:image/jpeg;base64,") == 2
+    assert "tom &lt;b&gt;" in text
+    assert "3 cells are missing" in text
+    for entry in found["table"]:
+        score = entry["scores"]["image_alignment"]
+        assert f"{score['mean']:.3f} <small>[{score['low']:.3f}, {score['high']:.3f}]" in text
+
+
+def replace_missing(found):
+    return {**found, "missing": 3}
+
+
+def test_the_command_writes_report_and_record(photos, tmp_path, sd1, monkeypatch):
+    import cones.cli.places as places
+    import cones.encoders as encoders
+    import cones.metrics as metrics
+    from cones.cli import app
+
+    monkeypatch.setattr(places, "pipeline", lambda *a, **k: sd1)
+    monkeypatch.setattr(metrics, "load_judge", lambda: Colours())
+    monkeypatch.setattr(encoders, "load_clip", lambda path: Colours())
+    words = ["evaluate", "--method", "untouched", "--method", "cones", "--group", "tom"]
+    words += ["--photos", str(photos), "--work", str(tmp_path / "w"), "--images", "1"]
+    for name in ("steps", "refine_steps", "prior_count", "prior_steps", "batch", "held_out"):
+        words += ["--set", f"{name}=2"]
+    words += ["-o", str(tmp_path / "r.html"), "--record", str(tmp_path / "r.json"), "--json"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert [row["method"] for row in found["rows"]] == ["untouched", "cones"]
+    assert found["settings"]["cones"]["settings"]["steps"] == 2
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+    for bad, said in (
+        (["--change", "lora.magic=1"], "found --change 'lora.magic=1'"),
+        (["--shard", "2/2"], "expected K/N with K below N"),
+        (["--preset", "slow"], "expected quick or full"),
+        (["--model", "x"], "without --clip"),
+    ):
+        result = CliRunner().invoke(app, [*words, "--overwrite", *bad])
+        assert result.exit_code == 1
+        assert said in " ".join(result.output.split())
+
+
+def test_changes_reach_the_method(photos, tmp_path, sd1):
+    from cones.cli.evaluate import _plan
+
+    asked = _plan("quick", None, None, (0,), None, ["lora.rank=7"], ["steps=9"])
+    assert asked.changes["lora"]["rank"] == 7
+    assert asked.changes["lora"]["steps"] == 40
+    assert asked.changes["cones"]["settings"].steps == asked.prior.steps == 9
+    assert set(asked.methods) == {*CONTROLS, *METHODS}
+    full = _plan("full", ["lora"], ["tom"], (1, 2), 4, [], [])
+    assert (full.images, full.steps, len(full.prompts)) == (4, 50, 20)
+    assert replace(full, images=5).images == 5
