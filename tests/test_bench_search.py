@@ -345,6 +345,7 @@ def test_the_page_quotes_the_figures(photos, tmp_path, sd1):
     page = (docs / tables.PAGE).read_text()
     assert page == tables.markdown(results)
     assert "3 of 3 subjects (6 of 6 searches)" in page
+    assert page.count(f"with the model `{searched['model']}`") == 3
     change = searched["summary"]["differences"]["shut_minus_untouched"]["subject"]
     assert f"{change['mean']:+.4f} [{change['low']:+.4f}, {change['high']:+.4f}]" in page
     assert page.index("`refine`") < page.index("`sum`")

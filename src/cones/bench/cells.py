@@ -82,11 +82,21 @@ def settings_shown(settings: Settings, *left_out: str) -> dict[str, Any]:
     return {name: value for name, value in asdict(settings).items() if name not in left_out}
 
 
+def _base(pipeline: Any) -> BaseCheck:
+    backbone = backbone_for(pipeline)
+    return BaseCheck.of(backbone.weights("both"), backbone.model_id)
+
+
 def model_key(pipeline: Any) -> str:
     """Name the model by its searched weights."""
-    backbone = backbone_for(pipeline)
-    base = BaseCheck.of(backbone.weights("both"), backbone.model_id)
+    base = _base(pipeline)
     return f"{base.layout} {base.weights}"
+
+
+def model_shown(pipeline: Any) -> str:
+    """Name the model for people, with the beginning of the hash of its searched weights."""
+    base = _base(pipeline)
+    return f"{base.model} {base.weights.rpartition(':')[2][:12]}"
 
 
 def cell_key(kind: str, model: str, photos: Photos, settings: Settings) -> dict[str, Any]:

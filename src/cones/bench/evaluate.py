@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from cones.backbones import backbone_for
-from cones.bench.cells import Notify, Photos, model_key, subject_folders
+from cones.bench.cells import Notify, Photos, model_key, model_shown, subject_folders
 from cones.bench.ledger import digest
 from cones.bench.plan import RANDOM, STRANGER, UNRELATED, UNTOUCHED, WORDS, Cell, Plan
 from cones.bench.scores import Encoders, drift, scores, table
@@ -268,6 +268,7 @@ def evaluate(
             for name in plan.methods
             if name in METHODS
         },
+        "model": model_shown(pipeline),
         "machine": machine(),
         "table": table(rows) if rows else [],
         "rows": rows,

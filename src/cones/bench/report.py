@@ -52,7 +52,7 @@ def page(found: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Sequence[
     for group, methods in pictures.items():
         rows = "".join(_row(method, paths[:SHOWN]) for method, paths in methods.items())
         parts.append(f"<h3>{html.escape(group)}</h3>{rows}")
-    settings = {name: found[name] for name in ("plan", "settings", "machine")}
+    settings = {name: found[name] for name in ("model", "plan", "settings", "machine")}
     said = html.escape(json.dumps(settings, indent=1))
     parts.append(f"<details><summary>Settings and machine</summary><pre>{said}</pre></details>")
     return "\n".join(parts) + "\n"

@@ -14,6 +14,7 @@ from cones.bench.cells import (
     Notify,
     Photos,
     measured,
+    model_shown,
     search_cell,
     settings_shown,
     subject_folders,
@@ -57,7 +58,7 @@ def rules_figures(
         on_progress: Called before every cell.
 
     Returns:
-        Settings, seeds, machine, a row per cell, and a table with one entry per rule.
+        Settings, seeds, model, machine, a row per cell, and a table with one entry per rule.
     """
     work, settings = Path(work), settings or Settings()
     settings = replace(settings, density=density, levels=False)
@@ -80,6 +81,7 @@ def rules_figures(
         "density": density,
         "subjects": [photos.name for photos in chosen],
         "seeds": list(seeds),
+        "model": model_shown(pipeline),
         "machine": machine(),
         "table": rules_table(rows),
         "rows": rows,

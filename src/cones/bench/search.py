@@ -20,6 +20,7 @@ from cones.bench.cells import (
     Finder,
     Notify,
     measured,
+    model_shown,
     search_cell,
     settings_shown,
     subject_folders,
@@ -126,7 +127,7 @@ def search_figures(
         on_progress: Called before every cell.
 
     Returns:
-        Settings, seeds, machine, a row per cell, and the summary of :func:`search_summary`.
+        Settings, seeds, model, machine, a row per cell, and the summary of :func:`search_summary`.
     """
     work, settings, pictures = Path(work), settings or Settings(), pictures or Pictures()
     chosen = subject_folders(folder, subjects)
@@ -150,6 +151,7 @@ def search_figures(
         "pictures": asdict(pictures) if score is not None else None,
         "subjects": [photos.name for photos in chosen],
         "seeds": list(seeds),
+        "model": model_shown(pipeline),
         "machine": machine(),
         "summary": search_summary(rows),
         "rows": rows,

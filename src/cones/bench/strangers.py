@@ -16,6 +16,7 @@ from cones.bench.cells import (
     Notify,
     Photos,
     measured,
+    model_shown,
     searched,
     settings_shown,
     subject_folders,
@@ -55,8 +56,8 @@ def strangers_figures(
         on_progress: Called before every cell.
 
     Returns:
-        Settings, seeds, machine, a row per subject and seed (the losses by owner of the concept),
-        and the summary of :func:`strangers_summary`.
+        Settings, seeds, model, machine, a row per subject and seed (the losses by owner of the
+        concept), and the summary of :func:`strangers_summary`.
 
     Raises:
         SubjectError: There is only one subject.
@@ -95,6 +96,7 @@ def strangers_figures(
         "settings": settings_shown(settings, "seed"),
         "subjects": [photos.name for photos in chosen],
         "seeds": list(seeds),
+        "model": model_shown(pipeline),
         "machine": machine(),
         "summary": strangers_summary(rows),
         "rows": rows,

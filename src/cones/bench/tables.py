@@ -151,8 +151,9 @@ def _rules(found: Mapping[str, Any]) -> list[str]:
 def _footer(found: Mapping[str, Any]) -> list[str]:
     computer = found["machine"]
     settings = ", ".join(f"{name} {value}" for name, value in found["settings"].items())
+    model = f" with the model `{found['model']}`" if "model" in found else ""
     lines = [
-        f"Measured on {computer['processor']}, {computer['threads']} threads, torch "
+        f"Measured{model} on {computer['processor']}, {computer['threads']} threads, torch "
         f"{computer['torch']}. Settings: {settings}.",
         "",
     ]

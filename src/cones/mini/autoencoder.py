@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from cones.mini.training import Recipe
 
 RECIPE = Recipe(steps=7_500, batch=4, rate=1e-3, warmup=100, cooldown=0.4, average=0.998)
-DECODER = Recipe(steps=800, batch=16, rate=4e-4, average=0.995)
+DECODER = Recipe(steps=800, batch=16, rate=4e-4, matrix_rate=3e-3, average=0.995)
 CHANNELS = 24
 KL_WEIGHT = 1e-6
 
