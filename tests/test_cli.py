@@ -153,6 +153,24 @@ def test_generate_goes_on_where_it_stopped(found: Path, model: str, tmp_path: Pa
     )  # drawn alone now: another batch size rounds otherwise
 
 
+def test_a_fine_tuned_model_is_said(found: Path, model: str, tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(model)
+    with torch.no_grad():
+        for name, weight in pipeline.unet.named_parameters():
+            if ".to_k." in name:
+                weight.mul_(1.01)
+    pipeline.save_pretrained(tmp_path / "tuned")
+    said = ("a V* cat", "--steps", 1, "-n", 1)
+    result = run(
+        "generate", "-c", found, *said, "--model", tmp_path / "tuned", "-o", tmp_path / "a"
+    )
+    assert "this model is a fine-tune of" in " ".join(result.stderr.split())
+    result = run("generate", "-c", found, *said, "--model", model, "-o", tmp_path / "b")
+    assert "fine-tune" not in result.stderr
+
+
 def test_a_missing_identifier_is_said(found: Path, model: str, tmp_path: Path) -> None:
     command = ("generate", "-c", found, "a cat", "--model", model, "--steps", 1, "-n", 1)
     result = run(*command, "-o", tmp_path / "out")

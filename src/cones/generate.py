@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from cones.backbones import backbone_for
-from cones.base_check import BaseCheck
+from cones.base_check import BaseCheck, Verdict
 from cones.concept import Concept
 from cones.errors import SearchError
 from cones.intervention import shut
@@ -33,18 +33,30 @@ def prepare(pipeline: Any, concepts: Sequence[Concept]) -> ConceptMask | None:
     """
     if not concepts:
         return None
+    verdicts(pipeline, concepts)
     backbone = backbone_for(pipeline)
-    live = backbone.weights("both")
-    checks: dict[tuple[str, ...], BaseCheck] = {}  # hashing the weights takes 0.5 s at full size
-    for concept in concepts:
-        names = tuple(n for n in concept.mask.shapes if n in live)
-        if names not in checks:
-            checks[names] = BaseCheck.of({n: live[n] for n in names}, backbone.model_id)
-        concept.require_base(checks[names])
     for concept in concepts:
         for member in concept.members:
             backbone.register(member.identifier, embeddings=member.embeddings or None)
     return reduce(_join, [concept.mask for concept in concepts])
+
+
+def verdicts(pipeline: Any, concepts: Sequence[Concept]) -> list[Verdict]:
+    """Say for every concept what the model is to it: ``"same"`` or ``"fine-tune"``.
+
+    Raises:
+        MaskError: A concept was found on another base model.
+    """
+    backbone = backbone_for(pipeline)
+    live = backbone.weights("both")
+    checks: dict[tuple[str, ...], BaseCheck] = {}  # hashing the weights takes 0.5 s at full size
+    found = []
+    for concept in concepts:
+        names = tuple(n for n in concept.mask.shapes if n in live)
+        if names not in checks:
+            checks[names] = BaseCheck.of({n: live[n] for n in names}, backbone.model_id)
+        found.append(concept.require_base(checks[names]))
+    return found
 
 
 def _join(a: ConceptMask, b: ConceptMask) -> ConceptMask:

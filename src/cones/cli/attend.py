@@ -49,6 +49,7 @@ def attend(
     places.require_file(output, overwrite=overwrite)
     concepts = pictures.load_concepts(concept, density)
     pipeline = places.pipeline(model, device=device, dtype=dtype, half=True)
+    pictures.warn_of_fine_tunes(pipeline, concepts)
     drawing = {"seed": seed, "steps": steps, "guidance": guidance, "recorded": at or None}
     with screen.bars() as notify:
         seen = _seen(pipeline, concepts, prompt, drawing, notify)

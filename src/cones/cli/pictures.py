@@ -86,6 +86,18 @@ def _warn_missing(concepts: list[Any], prompt: str) -> None:
         )
 
 
+def warn_of_fine_tunes(pipeline: Any, concepts: list[Any]) -> None:
+    """Say so when the model is not the one a concept was found on, but close enough to use."""
+    from cones.generate import verdicts
+
+    for concept, verdict in zip(concepts, verdicts(pipeline, concepts), strict=True):
+        if verdict == "fine-tune":
+            screen.warn(
+                f"this model is a fine-tune of {concept.base.model!r}, where {concept.identifier!r} "
+                "was found; its subject may look otherwise"
+            )
+
+
 def _pipeline(model: str | None, device: str | None, dtype: str | None) -> Any:
     return places.pipeline(model, device=device, dtype=dtype, half=True)
 
@@ -127,6 +139,7 @@ def _draw(job: _Job, missing: list[int], concepts: list[Any], pipeline: Any) -> 
     first = min(job.paths)
     with screen.resumable(hint), screen.bars() as notify:
         loaded = pipeline()
+        warn_of_fine_tunes(loaded, concepts)
         for start in range(first, first + len(job.paths), BATCH):
             seeds = [seed for seed in range(start, start + BATCH) if seed in missing]
             if not seeds:
