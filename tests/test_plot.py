@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -42,10 +43,14 @@ def test_the_density_picture_says_what_it_shows(tmp_path: Path) -> None:
     assert read_settings(tmp_path / "a.png") == {"neurons": 16, "density": 0.25}
 
 
-def test_overlay_keeps_the_brightest_place_and_darkens_the_rest():
-    picture = Image.new("RGB", (4, 4), (200, 100, 50))
-    lit = overlay(picture, [[2.0, 0.0], [1.0, 2.0]])
+def test_overlay_is_light_where_the_map_is_high_and_keeps_the_picture_in_grey():
+    picture = Image.new("RGB", (4, 4), (100, 100, 100))
+    picture.putpixel((0, 0), (200, 200, 200))
+    lit = overlay(picture, np.array([[2.0, 0.0], [1.0, 2.0]]).repeat(2, 0).repeat(2, 1).tolist())
     assert lit.size == (4, 4)
-    assert lit.getpixel((0, 0)) == (200, 100, 50)
-    assert max(lit.getpixel((3, 0))) < 20
-    assert overlay(picture, [[0.0]]).getpixel((1, 1)) == (0, 0, 0)
+    heat = 0.35 * 100 + 0.65 * np.array([[252, 253, 191], [0, 0, 4], [182, 54, 121]])
+    for at, expected in zip(((0, 1), (3, 0), (0, 3)), heat, strict=True):
+        assert np.abs(np.array(lit.getpixel(at)) - expected).max() <= 1
+    brighter = np.array(lit.getpixel((0, 0))) - np.array(lit.getpixel((0, 1)))
+    assert np.abs(brighter - 0.35 * 100).max() <= 1
+    assert max(overlay(picture, [[0.0]]).getpixel((1, 1))) == int(0.35 * 100 + 0.65 * 4)

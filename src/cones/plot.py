@@ -21,6 +21,8 @@ from cones.stats import density_per_site
 
 PARAMETERS = "parameters"
 GAP, LINE, LABEL = 8, 15, 130
+HEAT = ((0, 0, 4), (80, 18, 123), (182, 54, 121), (251, 136, 97), (252, 253, 191))
+COVER = 0.65  # how much of an overlaid picture is heat
 INK, PAPER = (30, 30, 30), (255, 255, 255)
 COLOURS = {"self K": "#9ecae1", "self V": "#3182bd", "cross K": "#fdae6b", "cross V": "#e6550d"}
 
@@ -78,11 +80,19 @@ def _lines(row: Row, side: int) -> int:
 
 
 def overlay(image: Image.Image, shares: Sequence[Sequence[float]]) -> Image.Image:
-    """Darken a picture where a map, rows of numbers, is low; the map's largest value is bright."""
+    """Lay a map, rows of numbers, over a picture in grey: dark where it is low, to light yellow.
+
+    The map's largest value is the lightest; a map of zeros is dark all over.
+    """
     rows = np.asarray(shares, dtype=float)
-    light = Image.fromarray(np.uint8(255 * rows / max(rows.max(), 1e-12)))
-    mask = light.resize(image.size, Image.Resampling.BICUBIC)
-    return Image.composite(image.convert("RGB"), Image.new("RGB", image.size), mask)
+    heat = Image.fromarray(np.float32(rows / max(rows.max(), 1e-12)), mode="F")
+    heat = np.clip(heat.resize(image.size, Image.Resampling.BICUBIC), 0, 1)
+    places = np.linspace(0, 1, len(HEAT))
+    colours = np.stack(
+        [np.interp(heat, places, channel) for channel in zip(*HEAT, strict=True)], 2
+    )
+    grey = np.asarray(image.convert("L"), dtype=float)[:, :, None]
+    return Image.fromarray(np.uint8((1 - COVER) * grey + COVER * colours))
 
 
 def save_picture(image: Image.Image, path: Path | str, settings: Mapping[str, Any]) -> None:

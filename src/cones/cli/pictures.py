@@ -93,7 +93,7 @@ def warn_of_fine_tunes(pipeline: Any, concepts: list[Any]) -> None:
     for concept, verdict in zip(concepts, verdicts(pipeline, concepts), strict=True):
         if verdict == "fine-tune":
             screen.warn(
-                f"this model is a fine-tune of {concept.base.model!r}, where {concept.identifier!r} "
+                f"this model is a fine-tune of {concept.base.model!r}, where {concept.identifier} "
                 "was found; its subject may look otherwise"
             )
 
