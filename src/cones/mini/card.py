@@ -53,8 +53,9 @@ TAIL = """
 
 Pictures composed on the fly from sprites and backgrounds (`cones.mini.data`), captions from
 templates (`cones.mini.world`); no subject of the evaluation, nor any view of its model, is among
-them. Made by `python -m cones.mini.pretrain --corpus CORPUS` from seed 0 on CPU cores; exact
-resume, but not the same bits on every processor.
+them. One pair in ten of things, or of a thing and a place, is never shown together, for measuring
+(`cones.mini.world.held_out`). Made by `python -m cones.mini.pretrain --corpus CORPUS` from seed 0
+with Muon (`cones.mini.muon`); exact resume, but not the same bits on every processor.
 
 | stage | updates | planned | batch | samples |
 | --- | --- | --- | --- | --- |
