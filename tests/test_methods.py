@@ -17,6 +17,7 @@ from cones.methods.custom_diffusion import CustomDiffusion, resized, start_token
 from cones.methods.dreambooth import DreamBooth
 from cones.methods.loop import descend, leaves_of, losses_of
 from cones.methods.lora import ADAPTER, LoRA, adapted
+from cones.methods.merge import constrained, merged
 from cones.methods.shira import SHiRA
 from cones.methods.textual_inversion import TextualInversion, first_vectors
 from cones.subject import Subject
@@ -383,3 +384,42 @@ def test_a_picture_of_the_masked_loss_has_no_effect_outside(generator):
     expected = F.mse_loss(error[..., :2, :2], torch.zeros(1, 1, 2, 2))
     found = (error.square() * mask / mask.mean()).mean()
     torch.testing.assert_close(found, expected)
+
+
+def test_the_merge_keeps_the_words_and_changes_as_little_else_as_possible(generator):
+    weight = torch.randn(6, 8, generator=generator)
+    captions = torch.randn(40, 8, generator=generator) * torch.linspace(0.3, 2, 8)
+    words, values = (torch.randn(3, n, generator=generator) for n in (8, 6))
+    found = constrained(weight, captions, words, values)
+    torch.testing.assert_close(words @ found.T, values, atol=1e-4, rtol=1e-4)
+    least = ((found - weight) @ captions.T).square().sum()
+    free = torch.linalg.svd(words, full_matrices=True).Vh[3:]  # directions the words do not see
+    for _ in range(20):
+        other = found + 0.1 * torch.randn(6, 5, generator=generator) @ free
+        torch.testing.assert_close(words @ other.T, values, atol=1e-4, rtol=1e-4)
+        assert ((other - weight) @ captions.T).square().sum() > least
+
+
+def test_merged_concepts_answer_to_their_own_words(sd1, fresh, generator):
+    pipeline = fresh(sd1)
+    method = CustomDiffusion(steps=2, batch=2, pool=4, rate=1e-2)
+    tasks = [task(generator), task(generator, "dog", "V2*")]
+    apart = [method.fit(pipeline, [one]) for one in tasks]
+    captions = [
+        "a photo of a cat on the grass",
+        "a dog",
+        "the wooden pot on a cat",
+        "a pot of a dog",
+    ]
+    both = merged(pipeline, apart, ["V* cat", "V2* dog"], captions)
+    backbone = backbone_for(pipeline)
+    with spoken(pipeline, both.words):
+        states = backbone.condition(["V* cat", "V2* dog"])["encoder_hidden_states"]
+    for name, weight in both.weights.items():
+        for row, own in zip(states, apart, strict=True):
+            at = row[1:4]  # two words and the end
+            torch.testing.assert_close(
+                at @ weight.T, at @ own.weights[name].T, atol=2e-3, rtol=2e-3
+            )
+    with pytest.raises(SearchError, match="found 2 concepts called V\\* cat with the words"):
+        merged(pipeline, apart, ["V* cat"], captions)
