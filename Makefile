@@ -2,8 +2,8 @@
 PYTHON ?= python3
 TORCH ?= 2.13.0
 TORCH_ARGS ?=
-SUBJECT ?= barrel
-NOUN ?= barrel
+SUBJECT ?= siamese_cat
+NOUN ?= cat
 OUT ?= out/demo
 
 .PHONY: demo test check bench clean

@@ -9,7 +9,7 @@ from cones.cli import options, places, screen, search
 from cones.errors import ConesError
 
 BATCH = 8
-PHOTOS = Path("examples/photos/barrel")
+PHOTOS = Path("examples/photos/siamese_cat")
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _conclude(job: _Job, *, as_json: bool) -> None:
 @screen.guarded
 def demo(
     images: options.Photos = [PHOTOS],  # noqa: B006
-    noun: options.Noun = "barrel",
+    noun: options.Noun = "cat",
     identifier: options.Identifier = "V*",
     output: options.Folder = Path("out/demo"),
     model: options.Model = None,
@@ -193,7 +193,7 @@ def demo(
     Writes sheet.png, concept.safetensors and demo.json. The controls are the untouched model and a
     random mask of the same density in every layer, with the same prompts and seeds.
 
-    **Example:**  cones demo examples/photos/barrel --noun barrel
+    **Example:**  cones demo examples/photos/siamese_cat --noun cat
     """
     from cones import demo as work
 
