@@ -321,14 +321,14 @@ def test_folders_without_a_noun_are_refused(photos, tmp_path):
         subject_folders(photos)
 
 
-def test_the_page_quotes_the_figures(photos, tmp_path, sd1):
+def test_the_page_quotes_the_figures(photos, tmp_path, sd1, fresh):
     docs = tmp_path / "docs"
     searched = search_figures(sd1, photos, work=tmp_path, score=None, finder=Finder())
     tables.record("search", searched, docs)
     compared = rules_figures(sd1, photos, work=tmp_path, rules=("sum", "refine"), finder=Finder())
     tables.record("rules", compared, docs)
     compared = strangers_figures(
-        sd1,
+        fresh(sd1),
         photos,
         work=tmp_path,
         finder=tiny_search,

@@ -191,13 +191,14 @@ def replace_missing(found):
     return {**found, "missing": 3}
 
 
-def test_the_command_writes_report_and_record(photos, tmp_path, sd1, monkeypatch):
+def test_the_command_writes_report_and_record(photos, tmp_path, sd1, fresh, monkeypatch):
     import cones.cli.places as places
     import cones.encoders as encoders
     import cones.metrics as metrics
     from cones.cli import app
 
-    monkeypatch.setattr(places, "pipeline", lambda *a, **k: sd1)
+    pipeline = fresh(sd1)
+    monkeypatch.setattr(places, "pipeline", lambda *a, **k: pipeline)
     monkeypatch.setattr(metrics, "load_judge", lambda: Colours())
     monkeypatch.setattr(encoders, "load_clip", lambda path: Colours())
     words = ["evaluate", "--method", "untouched", "--method", "cones", "--group", "tom"]
