@@ -15,7 +15,7 @@ from cones.generate import sample
 from cones.methods import LEARNT, METHODS, Customization, Method, Task
 from cones.methods.custom_diffusion import CustomDiffusion, resized, start_token_held
 from cones.methods.dreambooth import DreamBooth
-from cones.methods.loop import descend, leaves_of, losses_of
+from cones.methods.loop import descend, joint_loss, leaves_of
 from cones.methods.lora import ADAPTER, LoRA, adapted
 from cones.methods.merge import constrained, merged
 from cones.methods.shira import SHiRA
@@ -164,7 +164,7 @@ def test_dreambooth_takes_the_step_of_a_plain_training_loop(sd1, fresh, generato
     pipeline = fresh(sd1)
     work = task(generator)
     learnt = DreamBooth(steps=1, rate=1e-3, batch=2).fit(pipeline, [work], seed=4)
-    (loss,) = losses_of(pipeline, [work], batch=2)
+    (loss,) = joint_loss(pipeline, [work], batch=2).losses
     draw = loss._draw(2, ("search", 4, 0))
     unet = pipeline.unet.requires_grad_(True)
     noised = noised_by_diffusers(pipeline, draw)
@@ -204,7 +204,7 @@ def test_lora_takes_the_step_of_peft_itself(sd1, fresh, generator):
     pipeline = fresh(sd1)
     work = task(generator)
     learnt = LoRA(steps=1, rate=1e-2, batch=1, rank=2).fit(pipeline, [work], seed=2)
-    (loss,) = losses_of(pipeline, [work], batch=1)
+    (loss,) = joint_loss(pipeline, [work], batch=1).losses
     with adapted(pipeline, rank=2, seed=2) as matrices:
         draw = loss._draw(1, ("search", 2, 0))
         noised = noised_by_diffusers(pipeline, draw)
@@ -363,7 +363,7 @@ def test_shira_trains_the_weights_of_largest_saliency(sd1, fresh, generator):
     method = SHiRA(steps=2, rate=0.1, scoring=1, batch=2, density=0.03)
     learnt = method.fit(pipeline, [work], seed=5)
     live = backbone_for(pipeline).weights("both")
-    (loss,) = losses_of(pipeline, [work], batch=2)
+    (loss,) = joint_loss(pipeline, [work], batch=2).losses
     leaves = leaves_of(live)
     loss.at(0, seed=5)(leaves).backward()
     for name, at in learnt.positions.items():

@@ -23,10 +23,10 @@ from cones.backbones import Backbone, backbone_for
 from cones.backbones.spoken import spoken
 from cones.find import Notify
 from cones.methods.files import require, size_of, write
-from cones.methods.loop import Task, descend, leaves_of, losses_of, said
+from cones.methods.loop import Task, descend, joint_loss, leaves_of, said
 from cones.methods.textual_inversion import Words
 from cones.methods.tuned import Tuned
-from cones.objective import Examples, ImplantingLoss
+from cones.objective import Examples, ImplantingLoss, JointLoss
 
 FILE = "pytorch_custom_diffusion_weights.safetensors"  # diffusers' name
 SMALLER = 2 / 3  # share of pictures that are shrunk; the others are enlarged
@@ -50,7 +50,7 @@ class CrossAttention(Tuned):
             for name in self.weights
         }
         write(folder / FILE, renamed, {"identifiers": list(self.identifiers)})
-        Words(self.identifiers, {}, self.words).save(folder)
+        Words(self.identifiers, words=self.words).save(folder)
         return size_of(folder)
 
     @classmethod
@@ -144,7 +144,7 @@ class CustomDiffusion:
     ) -> CrossAttention:
         """Learn the subjects together; the pipeline's weights are not changed."""
         backbone = backbone_for(pipeline)
-        losses = losses_of(pipeline, tasks, batch=self.batch)
+        losses = joint_loss(pipeline, tasks, batch=self.batch).losses
         shown = [
             self._pool(backbone, task, loss, seed)
             for task, loss in zip(tasks, losses, strict=True)
@@ -162,10 +162,8 @@ class CustomDiffusion:
 
         def loss_of(step: int) -> Tensor:
             with spoken(pipeline, words), start_token_held(backbone):
-                return sum(
-                    said(loss, backbone, prompts).at(step, seed=seed)(leaves)
-                    for loss, prompts in shown
-                )
+                joint = JointLoss(tuple(said(loss, backbone, texts) for loss, texts in shown))
+                return joint.at(step, seed=seed)(leaves)
 
         rows = [row for each in words.values() for row in each.values()]
         descend(

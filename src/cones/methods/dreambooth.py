@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from cones.backbones import backbone_for
 from cones.find import Notify
 from cones.methods.files import require, size_of, write
-from cones.methods.loop import Task, descend, leaves_of, losses_of
+from cones.methods.loop import Task, joint_loss, trained
 from cones.methods.tuned import Tuned
 
 FILE = "diffusion_pytorch_model.safetensors"  # what diffusers calls a U-Net's weights
@@ -60,19 +60,13 @@ class DreamBooth:
         on_progress: Notify | None = None,
     ) -> WholeUNet:
         """Learn the subjects together; the pipeline's weights are not changed."""
-        losses = losses_of(pipeline, tasks, batch=self.batch)
-        leaves = leaves_of(dict(backbone_for(pipeline).module.named_parameters()))
-
-        def loss_of(step: int) -> Any:
-            return sum(loss.at(step, seed=seed)(leaves) for loss in losses)
-
-        descend(
-            list(leaves.values()),
-            loss_of,
+        loss = joint_loss(pipeline, tasks, batch=self.batch)
+        learnt = trained(
+            dict(backbone_for(pipeline).module.named_parameters()),
+            lambda leaves, step: loss.at(step, seed=seed)(leaves),
             steps=self.steps,
             rate=self.rate,
             label="dreambooth",
             notify=on_progress,
         )
-        learnt = {name: leaf.detach() for name, leaf in leaves.items()}
         return WholeUNet(tuple(task.subject.identifier for task in tasks), learnt)

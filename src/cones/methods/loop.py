@@ -16,7 +16,7 @@ from torch import Tensor
 from cones.backbones import Backbone, backbone_for
 from cones.errors import SearchError
 from cones.find import Notify, Step
-from cones.objective import ImplantingLoss, examples
+from cones.objective import ImplantingLoss, JointLoss, examples
 from cones.subject import Subject
 
 DECAY = 1e-2  # weight decay of AdamW, torch's default and that of the originals' scripts
@@ -77,8 +77,39 @@ def descend(
             notify(Step(label, step + 1, steps, value))
 
 
-def losses_of(pipeline: Any, tasks: Sequence[Task], *, batch: int) -> list[ImplantingLoss]:
-    """Prepare the loss of every task (Eq. 4 with lambda 1); registers the identifiers."""
+def trained(
+    start: Mapping[str, Tensor],
+    loss_of: Callable[[dict[str, Tensor], int], Float[Tensor, ""]],
+    *,
+    steps: int,
+    rate: float,
+    label: str,
+    notify: Notify | None = None,
+) -> dict[str, Tensor]:
+    """Train copies of ``start`` as :func:`descend` does, and give them.
+
+    Args:
+        start: By any names.
+        loss_of: Gives the loss of tensors of these names at a step.
+        steps: Updates.
+        rate: Learning rate.
+        label: What the progress is called.
+        notify: Called after every update.
+    """
+    leaves = leaves_of(start)
+    descend(
+        list(leaves.values()),
+        lambda step: loss_of(leaves, step),
+        steps=steps,
+        rate=rate,
+        label=label,
+        notify=notify,
+    )
+    return {name: leaf.detach() for name, leaf in leaves.items()}
+
+
+def joint_loss(pipeline: Any, tasks: Sequence[Task], *, batch: int) -> JointLoss:
+    """Prepare the sum of the losses of all tasks (Eq. 4, lambda 1); registers the identifiers."""
     backbone = backbone_for(pipeline)
     backbone.recall()
     for task in tasks:
@@ -91,7 +122,7 @@ def losses_of(pipeline: Any, tasks: Sequence[Task], *, batch: int) -> list[Impla
         losses.append(
             ImplantingLoss(backbone, examples(backbone, task.subject), prior, batch=batch)
         )
-    return losses
+    return JointLoss(tuple(losses))
 
 
 def leaves_of(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from cones.backbones import backbone_for
 from cones.errors import ConesError
 from cones.find import Notify
 from cones.methods.files import require, size_of, write
-from cones.methods.loop import Task, descend, losses_of
+from cones.methods.loop import Task, joint_loss, trained
 
 FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -127,24 +127,16 @@ class LoRA:
         on_progress: Notify | None = None,
     ) -> LowRank:
         """Learn the subjects together; the pipeline's weights are not changed."""
-        losses = losses_of(pipeline, tasks, batch=self.batch)
+        loss = joint_loss(pipeline, tasks, batch=self.batch)
         with adapted(pipeline, rank=self.rank, seed=seed) as matrices:
             long = {name.replace(".weight", f".{ADAPTER}.weight"): name for name in matrices}
-            leaves = {
-                name: matrices[short].detach().float().clone().requires_grad_()
-                for name, short in long.items()
-            }
-
-            def loss_of(step: int) -> Tensor:
-                return sum(loss.at(step, seed=seed)(leaves) for loss in losses)
-
-            descend(
-                list(leaves.values()),
-                loss_of,
+            learnt = trained(
+                {name: matrices[short] for name, short in long.items()},
+                lambda leaves, step: loss.at(step, seed=seed)(leaves),
                 steps=self.steps,
                 rate=self.rate,
                 label="lora",
                 notify=on_progress,
             )
-            learnt = {long[name]: leaf.detach().clone() for name, leaf in leaves.items()}
-        return LowRank(tuple(t.subject.identifier for t in tasks), learnt, self.rank)
+        weights = {long[name]: matrix for name, matrix in learnt.items()}
+        return LowRank(tuple(t.subject.identifier for t in tasks), weights, self.rank)

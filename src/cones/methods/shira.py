@@ -5,7 +5,8 @@ Source: Bhardwaj et al., "Sparse High Rank Adapters" (2024), Secs. 3 and 4, with
 The mask has one density in every layer, as there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from torch import Tensor
 from cones.backbones import backbone_for
 from cones.find import Notify
 from cones.gradient import differentiate
+from cones.intervention import Intervention
+from cones.mask import ConceptMask
 from cones.methods.files import require, size_of, write
-from cones.methods.loop import Task, descend, leaves_of, losses_of
-from cones.methods.tuned import Tuned
+from cones.methods.loop import Task, joint_loss, trained
 
 FILE = "sparse_weights.safetensors"
 
@@ -38,19 +40,20 @@ class Sparse:
     positions: dict[str, Tensor]
     values: dict[str, Tensor]
 
-    def applied(self, pipeline: Any) -> Any:
-        """Put the values in; afterwards every bit is as before."""
-        live = dict(backbone_for(pipeline).module.named_parameters())
-        whole = {
-            name: live[name]
-            .detach()
-            .clone()
-            .flatten()
-            .scatter(0, at, self.values[name].to(live[name]))
-            for name, at in self.positions.items()
-        }
-        shaped = {name: value.view_as(live[name]) for name, value in whole.items()}
-        return Tuned(self.identifiers, shaped).applied(pipeline)
+    @contextmanager
+    def applied(self, pipeline: Any) -> Iterator[None]:
+        """Put the values in; afterwards every bit is as before.
+
+        Raises:
+            MaskError: The model has another layout. Nothing has been changed.
+        """
+        backbone = backbone_for(pipeline)
+        shapes = {name: tuple(w.shape) for name, w in backbone.weights("both").items()}
+        written = Intervention(ConceptMask(shapes, self.positions), self.values)
+        for identifier in self.identifiers:
+            backbone.register(identifier)
+        with written.applied(backbone.module):
+            yield
 
     def save(self, folder: Path) -> int:
         """Write positions (int32) and values, 8 bytes a weight in float32; give the bytes."""
@@ -99,16 +102,12 @@ class SHiRA:
         on_progress: Notify | None = None,
     ) -> Sparse:
         """Choose the positions, then learn the values; the pipeline's weights are not changed."""
-        losses = losses_of(pipeline, tasks, batch=self.batch)
+        loss = joint_loss(pipeline, tasks, batch=self.batch)
         live = {n: w.float() for n, w in backbone_for(pipeline).weights("both").items()}
-
-        def joint(step: int) -> Any:
-            each = [loss.at(step, seed=seed) for loss in losses]
-            return lambda weights: sum(one(weights) for one in each)
 
         total = {name: torch.zeros_like(w) for name, w in live.items()}
         for step in range(self.scoring):
-            _, gradients = differentiate(joint(step), live, step=step)
+            _, gradients = differentiate(loss.at(step, seed=seed), live, step=step)
             for name, gradient in gradients.items():
                 total[name] += gradient
         positions = {}
@@ -116,23 +115,20 @@ class SHiRA:
             count = max(1, round(self.density * weight.numel()))
             best = (weight * total[name]).abs().flatten().topk(count).indices
             positions[name] = best.sort().values
-        start = {n: live[n].flatten()[at] for n, at in positions.items()}
-        leaves = leaves_of(start)
 
-        def loss_of(step: int) -> Tensor:
+        def loss_of(leaves: dict[str, Tensor], step: int) -> Tensor:
             mixed = {
                 n: w.flatten().scatter(0, positions[n], leaves[n]).view_as(w)
                 for n, w in live.items()
             }
-            return joint(self.scoring + step)(mixed)
+            return loss.at(self.scoring + step, seed=seed)(mixed)
 
-        descend(
-            list(leaves.values()),
+        learnt = trained(
+            {n: live[n].flatten()[at] for n, at in positions.items()},
             loss_of,
             steps=self.steps,
             rate=self.rate,
             label="shira",
             notify=on_progress,
         )
-        learnt = {name: leaf.detach() for name, leaf in leaves.items()}
         return Sparse(tuple(t.subject.identifier for t in tasks), positions, learnt)

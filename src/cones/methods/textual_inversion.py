@@ -19,7 +19,7 @@ from cones.backbones.identifier import encoders
 from cones.backbones.spoken import spoken
 from cones.find import Notify
 from cones.methods.files import require, size_of, write
-from cones.methods.loop import Task, descend, losses_of, said
+from cones.methods.loop import Task, joint_loss, said, trained
 from cones.methods.tuned import Tuned
 
 FILE = "learned_embeds.safetensors"  # what load_textual_inversion of diffusers looks for
@@ -54,7 +54,7 @@ class Words(Tuned):
             if kind == "text_encoder" or path.exists():
                 for word, rows in load_file(require(path).file).items():
                     words.setdefault(word, {})[kind] = rows
-        return cls(tuple(words), {}, words)
+        return cls(tuple(words), words=words)
 
 
 def _path(folder: Path, kind: str) -> Path:
@@ -97,25 +97,22 @@ class TextualInversion:
         backbone = backbone_for(pipeline)
         words: dict[str, Mapping[str, Tensor]] = {}
         for task in tasks:
-            (loss,) = losses_of(pipeline, [Task(task.subject)], batch=self.batch)
-            start = first_vectors(pipeline, task.subject.noun)
-            rows = {kind: row.requires_grad_() for kind, row in start.items()}
+            (loss,) = joint_loss(pipeline, [Task(task.subject)], batch=self.batch).losses
             word = task.subject.identifier
 
-            def loss_of(step: int, loss=loss, rows=rows, word=word) -> Tensor:
+            def loss_of(rows: dict[str, Tensor], step: int, loss=loss, word=word) -> Tensor:
                 draw = torch.Generator().manual_seed(1_000_003 * seed + step)
                 template = TEMPLATES[int(torch.randint(len(TEMPLATES), (), generator=draw))]
                 with spoken(pipeline, {word: rows}):
                     each = [template.format(word)] * len(loss.subject)
                     return said(loss, backbone, each).at(step, seed=seed)({})
 
-            descend(
-                list(rows.values()),
+            words[word] = trained(
+                first_vectors(pipeline, task.subject.noun),
                 loss_of,
                 steps=self.steps,
                 rate=self.rate,
                 label="textual inversion",
                 notify=on_progress,
             )
-            words[word] = {kind: row.detach() for kind, row in rows.items()}
-        return Words(tuple(words), {}, words)
+        return Words(tuple(words), words=words)
