@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from cones.bench.evaluate import Evaluation, evaluate
+from cones.bench.evaluate import Evaluation
 from cones.bench.plan import CONTROLS, Plan
 from cones.bench.report import page
 from cones.bench.scores import Encoders, drift, scores, table
@@ -105,7 +105,7 @@ def test_the_table_averages_by_method_and_number_of_subjects():
 def test_an_evaluation_goes_on_where_it_was_stopped(photos, tmp_path, sd1, fresh):
     pipeline = fresh(sd1)
     before = {n: p.clone() for n, p in pipeline.unet.named_parameters()}
-    whole = evaluate(pipeline, photos, plan(), ENCODERS, work=tmp_path / "a")
+    whole = Evaluation(pipeline, photos, plan(), tmp_path / "a").run(ENCODERS)
     assert whole["missing"] == 0
     assert len(whole["rows"]) == 9  # another subject's neurons stand beside single subjects only
     assert all(torch.equal(p, before[n]) for n, p in pipeline.unet.named_parameters())
@@ -125,12 +125,12 @@ def test_an_evaluation_goes_on_where_it_was_stopped(photos, tmp_path, sd1, fresh
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            evaluate(fresh(sd1), photos, plan(), ENCODERS, work=tmp_path / "b", on_progress=notify)
+            Evaluation(fresh(sd1), photos, plan(), tmp_path / "b", notify).run(ENCODERS)
     pictures = sorted((tmp_path / "b").rglob("*-01.png"))
     pictures[0].unlink(missing_ok=True)
     scored = sorted((tmp_path / "b").rglob("scores.json"))
     scored[0].unlink()
-    resumed = evaluate(fresh(sd1), photos, plan(), ENCODERS, work=tmp_path / "b")
+    resumed = Evaluation(fresh(sd1), photos, plan(), tmp_path / "b").run(ENCODERS)
     assert without_times(resumed) == without_times(whole)
     drawn = {
         p.relative_to(tmp_path / "a"): p.read_bytes() for p in (tmp_path / "a").rglob("*.png")
@@ -143,9 +143,9 @@ def test_an_evaluation_goes_on_where_it_was_stopped(photos, tmp_path, sd1, fresh
 
 def test_processes_share_the_work(photos, tmp_path, sd1, fresh):
     asked = plan(methods=("untouched", "textual-inversion"), groups=(("tom",), ("rex",)))
-    first = evaluate(fresh(sd1), photos, asked, ENCODERS, work=tmp_path, shard=(0, 2))
+    first = Evaluation(fresh(sd1), photos, asked, tmp_path).run(ENCODERS, shard=(0, 2))
     assert (len(first["rows"]), first["missing"]) == (2, 2)
-    second = evaluate(fresh(sd1), photos, asked, ENCODERS, work=tmp_path, shard=(1, 2))
+    second = Evaluation(fresh(sd1), photos, asked, tmp_path).run(ENCODERS, shard=(1, 2))
     assert second["missing"] == 0
 
 
@@ -175,7 +175,7 @@ def test_plans_are_checked():
 
 def test_the_report_needs_no_network_and_quotes_the_table(photos, tmp_path, sd1, fresh):
     asked = plan(methods=("untouched", "lora"), groups=(("tom",),))
-    found = evaluate(fresh(sd1), photos, asked, ENCODERS, work=tmp_path)
+    found = Evaluation(fresh(sd1), photos, asked, tmp_path).run(ENCODERS)
     paths = sorted(tmp_path.rglob("00-00.png"))
     text = page(replace_missing(found), {"tom <b>": {"untouched": paths[:1], "lora": paths[1:]}})
     assert re.findall(r'(?:src|href)="?([a-z/.]{0,5})', text) == ["data", "data"]

@@ -111,6 +111,10 @@ class Concept:
         below = sum(d <= density * (1 + 1e-9) for d in self.densities)
         return replace(self, level=max(below - 1, 0))
 
+    def using(self, mask: ConceptMask) -> "Concept":
+        """Return this concept with another mask, its only level: for controls."""
+        return replace(self, levels=(mask,), level=0)
+
     def renamed(self, identifier: str) -> "Concept":
         """Return this concept with another word for its first member."""
         first = replace(self.members[0], identifier=identifier)

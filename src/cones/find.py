@@ -173,11 +173,11 @@ def loss_of(
     prior: Float[Tensor, "n 3 h w"] | None = None,
     cache_dir: Path | None = None,
     notify: Notify = lambda step: None,
-) -> tuple[ImplantingLoss, tuple[Tensor, ...]]:
+) -> tuple[ImplantingLoss, dict[str, Tensor]]:
     """Prepare what a search of this subject lowers; registers its identifier.
 
     Returns:
-        The loss of Eq. 4, and the embeddings of the identifier, one a tokenizer.
+        The loss of Eq. 4, and the embeddings of the identifier, by text encoder.
     """
     backbone = backbone_for(pipeline)
     if prior is None:

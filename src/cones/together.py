@@ -16,14 +16,13 @@ from torch import Tensor
 
 from cones.backbones import backbone_for
 from cones.base_check import BaseCheck
-from cones.certificate import certify, closed
+from cones.certificate import certify, closed, means_of
 from cones.concept import Concept, Member
 from cones.errors import SearchError
-from cones.find import Notify, Settings, Step, drawn_prior, find_levels, fingerprint
-from cones.find import implanting_loss as loss_of
+from cones.find import Notify, Settings, Step, find_levels, fingerprint, loss_of
 from cones.generate import prepare
 from cones.mask import ConceptMask
-from cones.objective import ImplantingLoss, JointLoss
+from cones.objective import JointLoss
 from cones.subject import Subject
 
 PAPER = (0.0132, 0.0243, 0.0454, 0.0701)  # density for one to four subjects, Table 2
@@ -68,8 +67,14 @@ def find_together(
     backbone = backbone_for(pipeline)
     union = prepare(pipeline, parts)
     settings = _settled(settings or Settings(), len(subjects), union)
-    loss = _joint(pipeline, subjects, priors, settings, cache_dir, notify)
-    members = [Member(s.identifier, s.noun, backbone.register(s.identifier)) for s in subjects]
+    losses, members = [], []
+    for subject, prior in zip(subjects, priors or [None] * len(subjects), strict=True):
+        each, embeddings = loss_of(
+            pipeline, subject, settings, prior=prior, cache_dir=cache_dir, notify=notify
+        )
+        losses.append(each)
+        members.append(Member(subject.identifier, subject.noun, embeddings))
+    loss = JointLoss(tuple(losses))
     weights = backbone.weights(settings.scope)
     backbone.release()
     base = BaseCheck.of(weights, backbone.model_id)
@@ -86,7 +91,8 @@ def find_together(
         on_progress=lambda done, count: notify(Step("certificate", done, count)),
     )
     if union is not None:
-        certificate["union"] = _measured(loss, weights, union, settings)
+        parts = loss.parts(closed(weights, union), samples=settings.held_out, seed=settings.seed)
+        certificate["union"] = {"density": union.density, **means_of(parts)}
     certificate["seconds"] = round(time.monotonic() - started, 1)
     record = {**asdict(settings), "within": union.digest if union is not None else None}
     return Concept(levels, level, tuple(members), base, record, certificate)
@@ -113,31 +119,3 @@ def _settled(settings: Settings, count: int, union: ConceptMask | None) -> Setti
     most = SHARE * union.density if union is not None else 1.0
     density = settings.density or min(most, PAPER[min(count, len(PAPER)) - 1])
     return replace(settings, density=density)
-
-
-def _joint(
-    pipeline: Any,
-    subjects: Sequence[Subject],
-    priors: Sequence[Float[Tensor, "n 3 h w"]] | None,
-    settings: Settings,
-    cache_dir: Path | None,
-    notify: Notify,
-) -> JointLoss:
-    """Add up the losses of all subjects, each with the prior of its own noun."""
-    backbone = backbone_for(pipeline)
-    if priors is None:
-        nouns = [subject.noun for subject in subjects]
-        priors = [drawn_prior(pipeline, noun, settings, cache_dir, notify) for noun in nouns]
-    for subject in subjects:
-        backbone.register(subject.identifier)
-    pairs = zip(subjects, priors, strict=True)
-    return JointLoss(tuple(loss_of(backbone, s, prior, settings) for s, prior in pairs))
-
-
-def _measured(
-    loss: JointLoss | ImplantingLoss, weights: Any, mask: ConceptMask, settings: Settings
-) -> dict[str, float]:
-    """Measure a mask on the certificate's own samples."""
-    parts = loss.parts(closed(weights, mask), samples=settings.held_out, seed=settings.seed)
-    subject, prior = float(parts.subject.mean()), parts.total - float(parts.subject.mean())
-    return {"density": mask.density, "subject": subject, "prior": prior, "loss": parts.total}

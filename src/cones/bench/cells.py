@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Photos:
         """Read the photos."""
         return Subject.from_folder(self.folder, noun=self.noun, size=size)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Name the folder's content."""
         found = hashlib.sha256(self.noun.encode())

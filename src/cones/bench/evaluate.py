@@ -10,9 +10,9 @@ Cones drawn at random in every layer, and (for a single subject) another subject
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,15 @@ from cones.record import machine, write_json
 from cones.subject import pixels_of
 
 UNRELATED_SEED = 10_000  # of the first of the unrelated pictures
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Pictures of one prompt: where they lie and the seed of the first."""
+
+    prompt: str
+    paths: Sequence[Path]
+    seed: int
 
 
 class Evaluation:
@@ -70,12 +79,16 @@ class Evaluation:
             if method != STRANGER or (len(group) == 1 and len(self.photos) > 1)
         ]
 
-    def run(self, encoders: Encoders, *, shard: tuple[int, int] = (0, 1)) -> list[dict[str, Any]]:
-        """Do every cell of a shard that is not done, and give the rows of all that are.
+    def run(self, encoders: Encoders, *, shard: tuple[int, int] = (0, 1)) -> dict[str, Any]:
+        """Do every cell of a shard that is not done, and give the figures of all that are.
 
         Args:
             encoders: Who judges.
             shard: This process' number and how many share the work folder.
+
+        Returns:
+            The plan, the settings of every method, model and machine, the table, a row per cell,
+            and how many cells are missing.
         """
         number, count = shard
         mine = self.cells[number::count]
@@ -83,7 +96,32 @@ class Evaluation:
             self.notify(Step("cells", done, len(mine)))
             self.row(cell, encoders)
         self.notify(Step("cells", len(mine), len(mine)))
-        return [row for cell in self.cells if (row := _read(self.home(cell) / "scores.json"))]
+        return self.figures()
+
+    def figures(self) -> dict[str, Any]:
+        """Gather the rows of all cells that are done, the table and what they depend on."""
+        rows = [row for cell in self.cells if (row := _read(self.home(cell) / "scores.json"))]
+        shown = {n: v for n, v in asdict(self.plan).items() if n not in ("changes", "prior")}
+        settings = {n: asdict(self._method(n)) for n in self.plan.methods if n in METHODS}
+        return {
+            "plan": json.loads(json.dumps(shown)),
+            "settings": json.loads(json.dumps(settings)),
+            "model": model_shown(self.pipeline),
+            "machine": machine(),
+            "table": table(rows) if rows else [],
+            "rows": rows,
+            "missing": len(self.cells) - len(rows),
+        }
+
+    def pictures(self) -> dict[str, dict[str, list[Path]]]:
+        """Give the first picture of every prompt, by group and seed, by method."""
+        found: dict[str, dict[str, list[Path]]] = {}
+        for cell in self.cells:
+            name = " + ".join(photos.name for photos in cell.group) + f", seed {cell.seed}"
+            firsts = [sheet.paths[0] for sheet in self.wanted(cell)]
+            shown = [path for path in firsts if path.exists()]
+            found.setdefault(name, {})[cell.method] = shown
+        return found
 
     def home(self, cell: Cell) -> Path:
         """Give the folder of a cell; its name holds all that the cell depends on."""
@@ -96,7 +134,7 @@ class Evaluation:
             "others": self._stranger(cell).digest if cell.method == STRANGER else None,
             "seed": cell.seed,
             "prior": asdict(plan.prior),
-            "pictures": [plan.prompts, plan.images, plan.steps, plan.guidance],
+            "pictures": [plan.prompts, UNRELATED, plan.images, plan.steps, plan.guidance],
         }
         return self.work / "cells" / f"{cell.label.replace(' ', '-')}-{digest(key)}"
 
@@ -105,14 +143,14 @@ class Evaluation:
         path = self.home(cell) / "scores.json"
         if (row := _read(path)) is not None:
             return row
-        learnt = self.fitted(cell)
-        pictures, unrelated = self.drawn(cell, learnt)
+        learnt, home = self.fitted(cell), self.home(cell)
+        self.draw(self.wanted(cell) + self.unrelated(home, cell.seed), learnt)
         row = {
             "method": cell.method,
             "group": [photos.name for photos in cell.group],
             "seed": cell.seed,
-            **(_read(self.home(cell) / "fit.json") or {}),
-            "scores": self.scored(cell, pictures, unrelated, encoders),
+            **(_read(home / "fit.json") or {}),
+            "scores": self.scored(cell, encoders),
         }
         write_json(path, row)
         return row
@@ -148,69 +186,67 @@ class Evaluation:
             for photos, word in zip(cell.group, WORDS, strict=False)
         ]
 
-    def drawn(
-        self, cell: Cell, learnt: Customization | None
-    ) -> tuple[list[list[Path]], list[list[Path]]]:
-        """Draw what is missing; a prompt is drawn whole, so a resumed table is the same."""
+    def wanted(self, cell: Cell) -> list[Sheet]:
+        """List the pictures that show the subjects."""
         names = [f"{word} {photos.noun}" for photos, word in zip(cell.group, WORDS, strict=False)]
         said = [prompt.format(" and a ".join(names)) for prompt in self.plan.prompts]
-        home = self.home(cell)
-        first = 1000 * cell.seed
-        wanted = [
-            (prompt, [home / f"{row:02d}-{n:02d}.png" for n in range(self.plan.images)], first)
+        home, count = self.home(cell), self.plan.images
+        return [
+            Sheet(
+                prompt, [home / f"{row:02d}-{n:02d}.png" for n in range(count)], 1000 * cell.seed
+            )
             for row, prompt in enumerate(said)
         ]
-        others = [
-            (prompt, [home / f"unrelated-{row:02d}.png"], UNRELATED_SEED + first)
+
+    def unrelated(self, folder: Path, seed: int) -> list[Sheet]:
+        """List the pictures that should stay as they were."""
+        return [
+            Sheet(prompt, [folder / f"unrelated-{row:02d}.png"], UNRELATED_SEED + 1000 * seed)
             for row, prompt in enumerate(UNRELATED)
         ]
-        missing = [w for w in wanted + others if not all(path.exists() for path in w[1])]
-        if missing:
-            home.mkdir(parents=True, exist_ok=True)
-            for word in WORDS[: len(cell.group)]:
-                backbone_for(self.pipeline).register(word)
-            with _applied(learnt, self.pipeline):
-                for done, (prompt, paths, seed) in enumerate(missing):
-                    self._draw(prompt, paths, seed)
-                    self.notify(Step("pictures", done + 1, len(missing)))
-        return [paths for _, paths, _ in wanted], [paths for _, paths, _ in others]
 
-    def _draw(self, prompt: str, paths: Sequence[Path], seed: int) -> None:
-        plan = self.plan
+    def draw(self, sheets: Sequence[Sheet], learnt: Customization | None) -> None:
+        """Draw what is missing; a prompt is drawn whole, so a resumed table is the same."""
+        missing = [sheet for sheet in sheets if not all(path.exists() for path in sheet.paths)]
+        if not missing:
+            return
+        for word in WORDS:
+            backbone_for(self.pipeline).register(word)
+        with learnt.applied(self.pipeline) if learnt else nullcontext():
+            for done, sheet in enumerate(missing):
+                self._draw(sheet)
+                self.notify(Step("pictures", done + 1, len(missing)))
+
+    def _draw(self, sheet: Sheet) -> None:
+        plan, seeds = self.plan, [sheet.seed + n for n in range(len(sheet.paths))]
         images = sample(
             self.pipeline,
-            [prompt] * len(paths),
-            seeds=[seed + n for n in range(len(paths))],
+            [sheet.prompt] * len(seeds),
+            seeds=seeds,
             steps=plan.steps,
             guidance=plan.guidance,
         )
-        for number, (path, image) in enumerate(zip(paths, images, strict=True)):
-            settings = {"prompt": prompt, "seed": seed + number, "steps": plan.steps}
+        for path, image, seed in zip(sheet.paths, images, seeds, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            settings = {"prompt": sheet.prompt, "seed": seed, "steps": plan.steps}
             save_picture(image, path, {**settings, "guidance": plan.guidance})
 
-    def scored(
-        self,
-        cell: Cell,
-        pictures: list[list[Path]],
-        unrelated: list[list[Path]],
-        encoders: Encoders,
-    ) -> dict[str, float]:
+    def scored(self, cell: Cell, encoders: Encoders) -> dict[str, float]:
         """Score the pictures of a cell, see :func:`scores`."""
         plain = " and a ".join(photos.noun for photos in cell.group)
         prompts = [prompt.format(plain) for prompt in self.plan.prompts]
         size = backbone_for(self.pipeline).resolution
         found = scores(
-            [_pixels(paths) for paths in pictures],
+            [_pixels([sheet]) for sheet in self.wanted(cell)],
             prompts,
             [photos.subject(size).images for photos in cell.group],
             encoders,
         )
-        base = Cell(UNTOUCHED, cell.group, cell.seed)
-        _, before = self.drawn(base, None)
-        same = [
-            _pixels([path for paths in each for path in paths]) for each in (before, unrelated)
-        ]
-        return found | {"drift": drift(*same, encoders.judge)}
+        key = [self.model, UNRELATED, cell.seed, self.plan.steps, self.plan.guidance]
+        before = self.unrelated(self.work / "before" / digest({"drawn": key}), cell.seed)
+        self.draw(before, None)
+        after = self.unrelated(self.home(cell), cell.seed)
+        return found | {"drift": drift(_pixels(before), _pixels(after), encoders.judge)}
 
     def _method(self, name: str) -> Any:
         """Give the method with its settings; controls are those of Cones."""
@@ -229,51 +265,7 @@ class Evaluation:
         if cell.method == STRANGER:
             return found
         draw = torch.Generator().manual_seed(cell.seed)
-        masks = [concept.mask.random_like(draw) for concept in found.concepts]
-        return Shut(
-            tuple(
-                replace(concept, levels=(mask,), level=0)
-                for concept, mask in zip(found.concepts, masks, strict=True)
-            )
-        )
-
-
-@contextmanager
-def _applied(learnt: Customization | None, pipeline: Any) -> Iterator[None]:
-    if learnt is None:
-        yield
-        return
-    with learnt.applied(pipeline):
-        yield
-
-
-def evaluate(
-    pipeline: Any,
-    folder: Path | str,
-    plan: Plan,
-    encoders: Encoders,
-    *,
-    work: Path | str,
-    shard: tuple[int, int] = (0, 1),
-    on_progress: Notify | None = None,
-) -> dict[str, Any]:
-    """Compare methods as planned, and give the table, the rows and what they depend on."""
-    evaluation = Evaluation(pipeline, folder, plan, work, on_progress)
-    rows = evaluation.run(encoders, shard=shard)
-    shown = {n: v for n, v in asdict(plan).items() if n not in ("changes", "prior")}
-    return {
-        "plan": json.loads(json.dumps(shown)),
-        "settings": {
-            name: json.loads(json.dumps(asdict(evaluation._method(name))))
-            for name in plan.methods
-            if name in METHODS
-        },
-        "model": model_shown(pipeline),
-        "machine": machine(),
-        "table": table(rows) if rows else [],
-        "rows": rows,
-        "missing": len(evaluation.cells) - len(rows),
-    }
+        return Shut(tuple(each.using(each.mask.random_like(draw)) for each in found.concepts))
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -283,9 +275,9 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _pixels(paths: Sequence[Path]) -> Float[Tensor, "n 3 h w"]:
+def _pixels(sheets: Sequence[Sheet]) -> Float[Tensor, "n 3 h w"]:
     images = []
-    for path in paths:
+    for path in (path for sheet in sheets for path in sheet.paths):
         with Image.open(path) as image:
             images.append(image.convert("RGB"))
     return pixels_of(images)

@@ -167,7 +167,7 @@ def controls(concept: Concept, *, seed: int) -> dict[str, Concept]:
         "shut": concept.mask,
         "random": concept.mask.random_like(draw),
     }
-    return {side: replace(concept, levels=(mask,), level=0) for side, mask in masks.items()}
+    return {side: concept.using(mask) for side, mask in masks.items()}
 
 
 def _add_scores(

@@ -7,6 +7,7 @@ the same samples: the paper lacks this control.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,15 @@ def strangers_figures(
     if len(chosen) < 2:
         raise SubjectError("found one subject, expected at least two to compare; name more")
 
-    def measure(photos: Photos, asked: Settings) -> dict[str, Any]:
-        masks = {
+    @lru_cache(maxsize=1)  # cells come seed by seed
+    def masks_of(asked: Settings) -> dict[str, ConceptMask]:
+        return {
             owner.name: searched(pipeline, owner, asked, work=work, finder=finder).mask
             for owner in chosen
         }
+
+    def measure(photos: Photos, asked: Settings) -> dict[str, Any]:
+        masks = masks_of(asked)
         backbone = backbone_for(pipeline)
         subject = photos.subject(backbone.resolution)
         loss, _ = loss_of(pipeline, subject, asked, cache_dir=work / "prior")

@@ -75,7 +75,6 @@ def evaluate(
     """
     from cones.bench import report
     from cones.bench.evaluate import Evaluation
-    from cones.bench.evaluate import evaluate as compare
     from cones.bench.scores import Encoders
     from cones.encoders import load_clip
     from cones.metrics import load_judge
@@ -96,22 +95,11 @@ def evaluate(
     pipeline = places.pipeline(model, device=device, dtype=None, half=False)
     hint = f"what is done is kept in {work}; the same command goes on from there"
     with screen.resumable(hint), screen.bars() as notify:
-        found = compare(
-            pipeline,
-            photos,
-            plan,
-            encoders,
-            work=work,
-            shard=part,
-            on_progress=lambda s: notify(s.stage, s.step, s.steps, s.loss),
+        evaluation = Evaluation(
+            pipeline, photos, plan, work, lambda s: notify(s.stage, s.step, s.steps, s.loss)
         )
-    pictures: dict[str, dict[str, list[Path]]] = {}
-    evaluation = Evaluation(pipeline, photos, plan, work)
-    for cell in evaluation.cells:
-        firsts = sorted(evaluation.home(cell).glob("[0-9][0-9]-00.png"))
-        name = " + ".join(each.name for each in cell.group) + f", seed {cell.seed}"
-        pictures.setdefault(name, {})[cell.method] = firsts
-    write_text(output, report.page(found, pictures))
+        found = evaluation.run(encoders, shard=part)
+    write_text(output, report.page(found, evaluation.pictures()))
     if record is not None:
         write_json(record, found)
     if as_json:
