@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from cones.errors import ConesError
 from cones.mask import ConceptMask
+from cones.record import appearing
 from cones.stats import density_per_site
 
 PARAMETERS = "parameters"
@@ -99,13 +100,8 @@ def save_picture(image: Image.Image, path: Path | str, settings: Mapping[str, An
     """Write a PNG that carries ``settings`` as JSON; the file appears only when complete."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt(PARAMETERS, json.dumps(settings, ensure_ascii=False, sort_keys=True))
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
+    with appearing(path) as unfinished:
         image.save(unfinished, format="PNG", pnginfo=info)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read_settings(path: Path | str) -> dict[str, Any] | None:
@@ -175,13 +171,9 @@ def curves_picture(curves: Mapping[str, Sequence[float]], path: Path | str, *, e
 
 
 def _save_figure(figure: Any, path: Path, settings: Mapping[str, Any]) -> None:
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
+    with appearing(path) as unfinished:
         metadata = {PARAMETERS: json.dumps(settings)}
         figure.savefig(unfinished, format="png", dpi=150, metadata=metadata)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _matplotlib() -> tuple[Any, Any]:

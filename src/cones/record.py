@@ -3,7 +3,8 @@
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,16 +39,26 @@ def _processor() -> str:
     return named[0] if named else platform.machine()
 
 
-def write_text(path: Path | str, text: str) -> None:
-    """Write a file under a temporary name beside its place and rename it."""
+@contextmanager
+def appearing(path: Path | str) -> Iterator[Path]:
+    """Give a temporary name beside ``path``; what is written there appears when the block ends.
+
+    After an exception nothing is left, and what lay at ``path`` before is still there.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")
     try:
-        unfinished.write_text(text, "utf-8")
+        yield unfinished
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a file under a temporary name beside its place and rename it."""
+    with appearing(path) as unfinished:
+        unfinished.write_text(text, "utf-8")
 
 
 def write_json(path: Path | str, figures: Mapping[str, Any]) -> None:

@@ -227,7 +227,6 @@ class Evaluation:
             guidance=plan.guidance,
         )
         for path, image, seed in zip(sheet.paths, images, seeds, strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
             settings = {"prompt": sheet.prompt, "seed": seed, "steps": plan.steps}
             save_picture(image, path, {**settings, "guidance": plan.guidance})
 

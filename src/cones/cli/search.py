@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -97,21 +98,26 @@ def read_subject(pipeline: Any, images: list[Path], noun: str, identifier: str) 
 
 
 def _found(pipeline: Any, subject: Any, output: Path, settings: Any, prior: Path | None) -> Any:
-    """Search, save and clear away what a resumed search would have needed."""
+    """Search one subject."""
     from cones.backbones import backbone_for
-    from cones.concept_file import save
     from cones.find import find as find_concept
     from cones.prior import prior_folder
 
     size = backbone_for(pipeline).resolution
+    given = None if prior is None else prior_folder(prior, size=size)
+    return kept(output, find_concept, pipeline, subject, settings=settings, prior=given)
+
+
+def kept(output: Path, search: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Run a search with bars, save its concept, and clear away what resuming would have needed."""
+    from cones.concept_file import save
+
     state = output.with_name(f"{output.name}.part")
     hint = f"the search so far is kept in {state}; the same command goes on from there"
     with screen.resumable(hint), screen.bars() as notify:
-        concept = find_concept(
-            pipeline,
-            subject,
-            settings=settings,
-            prior=None if prior is None else prior_folder(prior, size=size),
+        concept = search(
+            *args,
+            **options,
             cache_dir=places.cache_folder(),
             state_dir=state,
             on_progress=lambda s: notify(s.stage, s.step, s.steps, s.loss),

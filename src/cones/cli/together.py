@@ -1,6 +1,5 @@
 """``cones refine``: several concept files in, one that serves all of them out."""
 
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +36,8 @@ def refine(
 
     **Example:**  cones refine cat.safetensors jar.safetensors --photos cat/ --photos jar/ -o both
     """
+    from cones.together import find_together
+
     given = {"density": density, "steps": steps, "seed": seed}
     settings = search.settings_of(given, more or [])
     places.require_file(output, overwrite=overwrite)
@@ -51,30 +52,10 @@ def refine(
         search.read_subject(pipeline, [folder], concept.noun, concept.identifier)
         for folder, concept in zip(photos, concepts, strict=True)
     ]
-    found = _found(pipeline, subjects, concepts, output, settings)
+    found = search.kept(
+        output, find_together, pipeline, subjects, parts=concepts, settings=settings
+    )
     _report(found, output, as_json=as_json)
-
-
-def _found(pipeline: Any, subjects: Any, concepts: Any, output: Path, settings: Any) -> Any:
-    """Search, save and clear away what a resumed search would have needed."""
-    from cones.concept_file import save
-    from cones.together import find_together
-
-    state = output.with_name(f"{output.name}.part")
-    hint = f"the search so far is kept in {state}; the same command goes on from there"
-    with screen.resumable(hint), screen.bars() as notify:
-        found = find_together(
-            pipeline,
-            subjects,
-            parts=concepts,
-            settings=settings,
-            cache_dir=places.cache_folder(),
-            state_dir=state,
-            on_progress=lambda s: notify(s.stage, s.step, s.steps, s.loss),
-        )
-    save(found, output)
-    shutil.rmtree(state, ignore_errors=True)
-    return found
 
 
 def _report(concept: Any, output: Path, *, as_json: bool) -> None:

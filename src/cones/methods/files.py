@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cones.errors import CodecError
+from cones.record import appearing
 
 SETTINGS = "cones"
 
@@ -25,14 +26,9 @@ class Found:
 
 def write(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> None:
     """Write tensors and settings under a temporary name and rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
+    with appearing(path) as unfinished:
         save_file(ready, unfinished, {"format": "pt", SETTINGS: json.dumps(dict(settings))})
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def require(path: Path) -> Found:

@@ -27,7 +27,7 @@ from cones.mini import weights_path
 from cones.mini.data import HELD_OUT, Corpus, pictures
 from cones.mini.examiner import FIT_SEED, Examiner, Shown
 from cones.mini.probe import shares
-from cones.mini.questions import KNOWN, Asked, prompts, single
+from cones.mini.questions import Asked, prompts
 from cones.mini.world import NOUNS, PLACES, held_out, with_article
 from cones.plot import Row, picture_sheet, save_picture
 from cones.record import machine, write_json
@@ -135,19 +135,18 @@ def model_figures(
     }
     places = [place for place in PLACES if (place,) in {(e.place,) for e in shown[1]}]
     sheets, features = {}, {}
-    for kind, asks in prompts(corpus, places, per_noun, seed).items():
+    wanted = prompts(corpus, places, per_noun, seed)
+    for kind, asks in wanted.items():
         started = time.perf_counter()
         sheets[kind] = drawn(pipeline, asks, steps=steps, label=kind)
         seconds = time.perf_counter() - started
         features[kind] = judge.images(pixels_of(sheets[kind]))
         figures[kind] = examiner.examine(features[kind], [ask.shown for ask in asks])
         figures[kind] |= {"example": asks[0].prompt, "seconds_per_picture": seconds / len(asks)}
-    asks = single(KNOWN, places, per_noun, seed)
-    for name, wanted in (("seen_pairs", False), ("never_together", True)):
+    asks = wanted["plain"]
+    for name, apart in (("seen_pairs", False), ("never_together", True)):
         rows = [
-            i
-            for i, ask in enumerate(asks)
-            if held_out(*ask.shown.nouns, ask.shown.place) == wanted
+            i for i, ask in enumerate(asks) if held_out(*ask.shown.nouns, ask.shown.place) == apart
         ]
         figures["plain"][name] = examiner.examine(
             features["plain"][rows], [asks[i].shown for i in rows]
