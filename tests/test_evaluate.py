@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from typer.testing import CliRunner
 from cones.bench.evaluate import Evaluation
 from cones.bench.plan import CONTROLS, Plan
 from cones.bench.report import page
-from cones.bench.scores import Encoders, drift, scores, table
+from cones.bench.scores import Encoders, drift, scores, table, template_scores
 from cones.errors import SearchError
 from cones.find import Settings
 from cones.methods import METHODS
@@ -215,7 +214,7 @@ def test_the_command_writes_report_and_record(photos, tmp_path, sd1, fresh, monk
     for bad, said in (
         (["--change", "lora.magic=1"], "found --change 'lora.magic=1'"),
         (["--shard", "2/2"], "expected K/N with K below N"),
-        (["--preset", "slow"], "expected quick or full"),
+        (["--preset", "slow"], "expected quick, full, cc101, dreambench"),
         (["--model", "x"], "without --clip"),
     ):
         result = CliRunner().invoke(app, [*words, "--overwrite", *bad])
@@ -233,4 +232,75 @@ def test_changes_reach_the_method(photos, tmp_path, sd1):
     assert set(asked.methods) == {*CONTROLS, *METHODS}
     full = _plan("full", ["lora"], ["tom"], (1, 2), 4, [], [])
     assert (full.images, full.steps, len(full.prompts)) == (4, 50, 20)
-    assert replace(full, images=5).images == 5
+    assert "clip_score" in full.left_out
+    rival = _plan("cc101", ["lora"], ["tom"], (0,), None, [], [])
+    assert (rival.images, "clip_score" in rival.left_out) == (5, False)
+    assert "text_alignment" in rival.left_out  # two scales of one cosine never share a table
+
+
+def test_a_subject_keeps_its_word_wherever_it_can():
+    groups = (("a",), ("b",), ("c",), ("a", "b"), ("b", "c"), ("a", "c"), ("c", "b", "d", "e"))
+    words = Plan(groups=groups).words
+    assert words.keys() == set(groups)
+    for group, own in words.items():
+        assert len(own) == len(set(own)) == len(group)
+    for name in "abc":
+        assert words[(name,)][0] in {
+            word
+            for g, own in words.items()
+            if len(g) > 1
+            for n, word in zip(g, own, strict=True)
+            if n == name
+        }
+    by_name = {name: word for name, word in zip("cbde", words["c", "b", "d", "e"], strict=True)}
+    assert words["b", "c"] == (by_name["b"], by_name["c"])
+
+
+def test_what_was_found_alone_is_joined_not_found_again(photos, tmp_path, sd1, fresh):
+    both = plan(methods=("cones", "cones-collaborative", "cones-scratch"))
+    evaluation = Evaluation(fresh(sd1), photos, both, tmp_path)
+    cells = {(c.method, len(c.group)): c for c in evaluation.cells}
+    assert len(cells) == 4  # ways of joining are not repeated for a single subject
+    alone = evaluation.fitted(cells["cones", 1])
+    home = evaluation.home(cells["cones", 1])
+    before = json.loads((home / "fit.json").read_text())
+    (home / "fit.json").write_text(json.dumps({**before, "seconds": 1000.0}))
+    joined = evaluation.fitted(cells["cones", 2])
+    assert joined.concepts[0].mask == alone.concepts[0].mask
+    taken = json.loads((evaluation.home(cells["cones", 2]) / "fit.json").read_text())["seconds"]
+    assert 1000 < taken < 1900  # with what the parts took
+    union = joined.concepts[0].mask | joined.concepts[1].mask
+    inside = evaluation.fitted(cells["cones-collaborative", 2]).concepts[0].mask
+    assert inside <= union
+    assert len(inside) < len(union)
+    assert not evaluation.fitted(cells["cones-scratch", 2]).concepts[0].mask <= union
+
+
+def test_leaking_and_narrowing_are_measured():
+    red, green = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    red[:, 0], green[:, 1] = 1, 1
+    mixed = torch.stack([red[0], green[0]])
+    found = template_scores(mixed, red, green, red, Colours())
+    assert found["leak"] == pytest.approx(1)
+    assert found["template_diversity"] == pytest.approx(1)
+    found = template_scores(red, green, green, red, Colours())
+    assert found == {"leak": 0, "template_diversity": pytest.approx(0, abs=1e-6)}
+
+
+def test_looks_of_a_noun_are_what_a_subject_is_told_from(photos, tmp_path, sd1, fresh):
+    for number, colour in enumerate(((0, 0, 255), (255, 0, 0))):
+        folder = tmp_path / "looks" / str(number)
+        folder.mkdir(parents=True)
+        Image.new("RGB", (64, 64), colour).save(folder / "00.png")
+        noun = ("cat", "dog")[number]
+        (folder / "subject.json").write_text(json.dumps({"noun": noun}))
+    asked = plan(methods=("untouched",), groups=(("tom",), ("rex",)))
+    evaluation = Evaluation(fresh(sd1), photos, asked, tmp_path, looks=tmp_path / "looks")
+    assert [[x.name for x in evaluation._alike(cell)] for cell in evaluation.cells] == [
+        ["0"],
+        ["1"],
+    ]
+    rows = evaluation.run(ENCODERS)["rows"]
+    assert all(0 <= row["scores"]["recognition"] <= 1 for row in rows)
+    plain = Evaluation(fresh(sd1), photos, asked, tmp_path).run(ENCODERS)["rows"]
+    assert "recognition" not in plain[0]["scores"]

@@ -7,9 +7,20 @@ import pytest
 import torch
 from torch import nn
 
+from cones.encoders import load_dino, squared
 from cones.errors import BackboneError, ConesError, SubjectError
-from cones.metrics import METRICS, ImageAlignment, Metric, TextAlignment, judge, load_judge
+from cones.metrics import (
+    METRICS,
+    ClipScore,
+    ImageAlignment,
+    Metric,
+    Presence,
+    TextAlignment,
+    judge,
+    load_judge,
+)
 from cones.metrics.distance import diversity, kernel_distance, standardised
+from cones.metrics.presence import views_of
 
 RED, GREEN, BLUE = torch.eye(3)
 PHOTOS = Path(__file__).parent.parent / "examples" / "photos"
@@ -51,11 +62,11 @@ def test_permuting_pictures_permutes_scores(name, generator):
     assert isinstance(metric, Metric)
     pixels, order = torch.rand(5, 3, 4, 4, generator=generator), torch.tensor([3, 1, 4, 0, 2])
     texts = ["red", "green", "blue", "red green", "blue red"]
-    references = texts if name == "text-alignment" else [torch.rand(2, 3, 4, 4)]
-    moved = [texts[i] for i in order] if name == "text-alignment" else references
+    references = texts if name in ("text-alignment", "clip-score") else [torch.rand(2, 3, 4, 4)]
+    moved = [texts[i] for i in order] if name in ("text-alignment", "clip-score") else references
     score = metric(pixels, references)
     assert score.shape == (5,)
-    assert score.abs().max() <= 1 + 1e-6
+    assert score.abs().max() <= (2.5 if name == "clip-score" else 1) + 1e-6
     torch.testing.assert_close(metric(pixels[order], moved), score[order])
 
 
@@ -281,3 +292,70 @@ def test_standardised_uses_the_reference_alone():
     reference = torch.tensor([[0.0, 5], [2, 5]])
     found = standardised(torch.tensor([[1.0, 5], [3, 5]]), reference)
     torch.testing.assert_close(found, torch.tensor([[0.0, 0], [2**0.5, 0]]))
+
+
+def test_clip_score_is_clipped_and_scaled():
+    class Fixed:
+        def images(self, pixels):
+            return torch.tensor([[1.0, 0], [0.6, 0.8], [-1, 0]])
+
+        def texts(self, prompts):
+            return torch.tensor([[2.0, 0]] * len(prompts))
+
+    found = ClipScore(Fixed())(torch.zeros(3, 3, 4, 4), ["a", "b", "c"])
+    torch.testing.assert_close(found, torch.tensor([2.5, 1.5, 0.0]))
+
+
+def test_pictures_are_cut_square_from_their_middle():
+    wide = torch.zeros(1, 3, 8, 16)
+    wide[..., 4:12] = 1
+    assert squared(wide, 8, 8).eq(1).all()
+    tall = torch.rand(1, 3, 20, 10)
+    found = squared(tall, 8, 7)
+    reference = torch.nn.functional.interpolate(tall, (16, 8), mode="bicubic", antialias=True)
+    torch.testing.assert_close(found, reference[..., 4:11, 0:7])
+
+
+def test_a_dino_gives_its_class_token(tmp_path):
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(0)
+    config = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = ViTModel(ViTConfig(**config, intermediate_size=8, image_size=28, patch_size=14)).eval()
+    model.save_pretrained(tmp_path)
+    dino = load_dino(tmp_path)
+    pixels = torch.rand(3, 3, 32, 32)
+    centre, spread = (torch.tensor(x).view(3, 1, 1) for x in (dino.mean, dino.spread))
+    with torch.no_grad():
+        expected = model((pixels[..., 2:30, 2:30] - centre) / spread).last_hidden_state[:, 0]
+    torch.testing.assert_close(dino.images(pixels), expected)
+    with pytest.raises(BackboneError, match="no vision transformer"):
+        load_dino(tmp_path / "absent")
+
+
+def test_presence_finds_the_strongest_candidates_in_any_part():
+    candidates = {n: batch(c) for n, c in (("red", RED), ("green", GREEN), ("blue", BLUE))}
+    picture = torch.zeros(3, 8, 8)
+    picture[0, :4], picture[1, 4:, :4], picture[:, 4:, 4:], picture[2, 7:, 7:] = 1, 1, 0.5, 1
+    presence = Presence(Colours(), candidates)
+    two = torch.stack([picture, batch(BLUE, side=8)[0]])
+    assert presence(two, ["red", "green"]).tolist() == [1.0, 0.5]
+    assert presence(two, ["red"]).tolist() == [1.0, 0.0]
+    assert presence(two, ["green", "blue"]).tolist() == [0.5, 0.5]
+    strengths = presence.strengths(two)
+    assert strengths[0, :2].allclose(torch.ones(2), atol=1e-3)  # a part is all red, one all green
+    assert strengths[0, 2] < 0.8
+    whole = Presence(Colours(), candidates, parts=False).strengths(two[:1])[0]
+    mean = picture.mean((1, 2))
+    torch.testing.assert_close(whole, mean / mean.norm())
+    with pytest.raises(SubjectError, match="expected some of red, green, blue"):
+        presence(two, ["grey"])
+
+
+def test_views_are_the_whole_and_its_parts():
+    picture = torch.arange(64.0).view(1, 8, 8).expand(3, 8, 8) / 63
+    views = views_of(picture)
+    assert views.shape == (1 + 4 + 9, 3, 8, 8)
+    assert views[0].equal(picture)
+    last = views[-1].mean() - picture[:, 4:, 4:].mean()
+    assert abs(last) < 0.01

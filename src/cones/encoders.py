@@ -1,4 +1,4 @@
-"""The only CLIP loader: a frozen CLIP to be handed to :mod:`cones.metrics`.
+"""The only loader of encoders: a frozen CLIP or DINO to be handed to :mod:`cones.metrics`.
 
 The built-in model's own CLIP has its text tower in common with the generator and saw the same
 pictures, so what it says has to be read beside the judge's.
@@ -37,10 +37,7 @@ class Clip:
     def images(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         """Embed RGB in [0, 1]."""
         side = self.model.config.vision_config.image_size
-        if pixels.shape[-2:] != (side, side):
-            pixels = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True)
-        mean, spread = (torch.tensor(x).view(3, 1, 1) for x in (self.mean, self.spread))
-        ready = (pixels.clamp(0, 1) - mean) / spread
+        ready = _ready(squared(pixels, side, side), self.mean, self.spread)
         return _vectors(self.model.get_image_features(pixel_values=ready))
 
     @torch.no_grad()
@@ -59,6 +56,70 @@ class Clip:
 
 def _vectors(found: Any) -> Tensor:
     return found if isinstance(found, Tensor) else found.pooler_output
+
+
+@dataclass(frozen=True, eq=False)
+class Dino:
+    """A vision transformer of transformers, such as DINO ViT-S/16: its class token.
+
+    Attributes:
+        model: Takes ``pixel_values``.
+        side: Of what it sees.
+        mean: Of each colour, of pictures in [0, 1].
+        spread: Standard deviation of each colour.
+        batch: Pictures at once.
+    """
+
+    model: Any
+    side: int = 224
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    spread: tuple[float, ...] = (0.229, 0.224, 0.225)
+    batch: int = 32
+
+    @torch.no_grad()
+    def images(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        """Embed RGB in [0, 1]: short side to 8/7 of what it sees, then the middle (256, 224)."""
+        ready = _ready(squared(pixels, self.side * 8 // 7, self.side), self.mean, self.spread)
+        found = [
+            self.model(pixel_values=p).last_hidden_state[:, 0] for p in ready.split(self.batch)
+        ]
+        return torch.cat(found)
+
+
+def squared(pixels: Float[Tensor, "n 3 h w"], short: int, side: int) -> Float[Tensor, "n 3 s s"]:
+    """Resize the short side, bicubic, and cut out the middle, as CLIP's and DINO's authors do."""
+    height, width = pixels.shape[-2:]
+    if (height, width) != (short, short):
+        scale = short / min(height, width)
+        size = (max(round(height * scale), short), max(round(width * scale), short))
+        pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True)
+    top, left = ((length - side) // 2 for length in pixels.shape[-2:])
+    return pixels[..., top : top + side, left : left + side]
+
+
+def _ready(pixels: Tensor, mean: Sequence[float], spread: Sequence[float]) -> Tensor:
+    centre, width = (torch.tensor(x).view(3, 1, 1) for x in (mean, spread))
+    return (pixels.clamp(0, 1) - centre) / width
+
+
+def load_dino(folder: Path | str) -> Dino:
+    """Load a vision transformer (``ViTModel``, ``Dinov2Model``) from a local folder.
+
+    Raises:
+        BackboneError: There is none, or it cannot be read.
+    """
+    from transformers import AutoModel
+
+    try:
+        model = AutoModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        side = int(model.config.image_size)
+    except (OSError, ValueError, RuntimeError, AttributeError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise BackboneError(
+            f"found no vision transformer in {str(folder)!r} ({said}); expected a copy of, for "
+            "example, facebook/dino-vits16; check the path"
+        ) from error
+    return Dino(model.float().eval(), min(side, 224))
 
 
 def load_clip(folder: Path | str) -> Clip:

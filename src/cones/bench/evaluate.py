@@ -12,49 +12,39 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from PIL import Image
-from torch import Tensor
 
 from cones.backbones import backbone_for
+from cones.bench import sheets
 from cones.bench.cells import Notify, Photos, model_key, model_shown, subject_folders
 from cones.bench.ledger import digest
 from cones.bench.plan import RANDOM, STRANGER, UNRELATED, UNTOUCHED, WORDS, Cell, Plan
-from cones.bench.scores import Encoders, drift, scores, table
+from cones.bench.scores import Encoders, drift, scores, shown, table, template_scores
+from cones.bench.sheets import Sheet, pixels
 from cones.find import Step, drawn_prior
-from cones.generate import sample
-from cones.methods import LEARNT, METHODS, Customization, Task
+from cones.methods import LEARNT, METHODS, SEVERAL, Customization, Task
 from cones.methods.cones import Cones, Shut
-from cones.plot import save_picture
+from cones.metrics import Presence
 from cones.record import machine, write_json
-from cones.subject import pixels_of
-
-UNRELATED_SEED = 10_000  # of the first of the unrelated pictures
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """Pictures of one prompt: where they lie and the seed of the first."""
-
-    prompt: str
-    paths: Sequence[Path]
-    seed: int
 
 
 class Evaluation:
     """A plan, a model and the folder where everything is kept.
 
     Args:
-        pipeline: Text-to-image pipeline; as before afterwards, bit for bit.
-        folder: Holds subject folders, each with photos and ``subject.json``.
+        pipeline: Text-to-image pipeline; takes the words of the plan, its weights stay.
+        folder: Holds subject folders, each with photos and ``subject.json``. Those that no group
+            names serve as what a picture could show instead.
         plan: What is compared.
         work: Keeps fits, pictures and scores.
         notify: Called before every cell and after every batch of pictures.
+        looks: Folders of other things of the subjects' nouns, in the same layout, which a picture
+            of a single subject must not be taken for; None does not ask.
     """
 
     def __init__(
@@ -64,19 +54,26 @@ class Evaluation:
         plan: Plan,
         work: Path | str,
         notify: Notify | None = None,
+        looks: Path | str | None = None,
     ) -> None:
         """Find the subjects and list the cells."""
         self.pipeline, self.plan, self.work = pipeline, plan, Path(work)
         self.notify = notify or (lambda step: None)
         names = sorted({name for group in plan.groups for name in group})
         self.photos = {photos.name: photos for photos in subject_folders(folder, names)}
-        self.model = model_key(pipeline)
+        self.everyone = subject_folders(folder)
+        self.looks = [] if looks is None else subject_folders(looks)
+        backbone = backbone_for(pipeline)
+        self.model, self.size = model_key(pipeline), backbone.resolution
+        for word in WORDS:  # always all, in this order: the order decides what a word starts as
+            backbone.register(word)
+        words = plan.words
         self.cells = [
-            Cell(method, tuple(self.photos[name] for name in group), seed)
+            Cell(method, tuple(self.photos[name] for name in group), words[group], seed)
             for group in plan.groups
             for seed in plan.seeds
             for method in plan.methods
-            if method != STRANGER or (len(group) == 1 and len(self.photos) > 1)
+            if _applies(method, len(group), len(self.photos))
         ]
 
     def run(self, encoders: Encoders, *, shard: tuple[int, int] = (0, 1)) -> dict[str, Any]:
@@ -101,14 +98,15 @@ class Evaluation:
     def figures(self) -> dict[str, Any]:
         """Gather the rows of all cells that are done, the table and what they depend on."""
         rows = [row for cell in self.cells if (row := _read(self.home(cell) / "scores.json"))]
-        shown = {n: v for n, v in asdict(self.plan).items() if n not in ("changes", "prior")}
+        told = {n: v for n, v in asdict(self.plan).items() if n not in ("changes", "prior")}
         settings = {n: asdict(self._method(n)) for n in self.plan.methods if n in METHODS}
         return {
-            "plan": json.loads(json.dumps(shown)),
+            "plan": json.loads(json.dumps(told)),
             "settings": json.loads(json.dumps(settings)),
+            "candidates": [photos.name for photos in self.everyone],
             "model": model_shown(self.pipeline),
             "machine": machine(),
-            "table": table(rows) if rows else [],
+            "table": table(rows, self.plan.left_out) if rows else [],
             "rows": rows,
             "missing": len(self.cells) - len(rows),
         }
@@ -118,9 +116,9 @@ class Evaluation:
         found: dict[str, dict[str, list[Path]]] = {}
         for cell in self.cells:
             name = " + ".join(photos.name for photos in cell.group) + f", seed {cell.seed}"
-            firsts = [sheet.paths[0] for sheet in self.wanted(cell)]
-            shown = [path for path in firsts if path.exists()]
-            found.setdefault(name, {})[cell.method] = shown
+            firsts = [sheet.paths[0] for sheet in sheets.wanted(cell, self.plan, self.home(cell))]
+            there = [path for path in firsts if path.exists()]
+            found.setdefault(name, {})[cell.method] = there
         return found
 
     def home(self, cell: Cell) -> Path:
@@ -131,7 +129,9 @@ class Evaluation:
             "method": cell.method,
             "settings": asdict(self._method(cell.method)),
             "group": [(photos.name, photos.digest) for photos in cell.group],
+            "words": cell.words,
             "others": self._stranger(cell).digest if cell.method == STRANGER else None,
+            "candidates": [photos.digest for photos in (*self.everyone, *self._alike(cell))],
             "seed": cell.seed,
             "prior": asdict(plan.prior),
             "pictures": [plan.prompts, UNRELATED, plan.images, plan.steps, plan.guidance],
@@ -144,7 +144,7 @@ class Evaluation:
         if (row := _read(path)) is not None:
             return row
         learnt, home = self.fitted(cell), self.home(cell)
-        self.draw(self.wanted(cell) + self.unrelated(home, cell.seed), learnt)
+        self.draw(self.sheets(cell, home), learnt)
         row = {
             "method": cell.method,
             "group": [photos.name for photos in cell.group],
@@ -164,93 +164,103 @@ class Evaluation:
         home = self.home(cell)
         if not (home / "fit.json").exists():
             shutil.rmtree(home / "learnt", ignore_errors=True)
+            method = self._method(cell.method)
+            alone = self._alone(cell, method)
+            more = {"parts": [self.fitted(part) for part in alone]} if alone else {}
             started = time.monotonic()
-            learnt = self._method(cell.method).fit(
-                self.pipeline, self.tasks(cell), seed=cell.seed, on_progress=self.notify
+            learnt = method.fit(
+                self.pipeline, self.tasks(cell), seed=cell.seed, on_progress=self.notify, **more
             )
-            seconds = round(time.monotonic() - started, 1)
+            seconds = time.monotonic() - started
+            seconds += sum(_read(self.home(part) / "fit.json")["seconds"] for part in alone)
             size = learnt.save(home / "learnt")
-            write_json(home / "fit.json", {"seconds": seconds, "bytes": size})
+            write_json(home / "fit.json", {"seconds": round(seconds, 1), "bytes": size})
         return LEARNT[cell.method].load(home / "learnt")
 
     def tasks(self, cell: Cell) -> list[Task]:
         """Read the photos and draw the prior pictures, or find them in the cache."""
-        size = backbone_for(self.pipeline).resolution
         settings = replace(self.plan.prior, seed=cell.seed)
         cache = self.work / "prior"
         return [
             Task(
-                replace(photos.subject(size), identifier=word),
+                replace(photos.subject(self.size), identifier=word),
                 drawn_prior(self.pipeline, photos.noun, settings, cache, self.notify),
             )
-            for photos, word in zip(cell.group, WORDS, strict=False)
+            for photos, word in zip(cell.group, cell.words, strict=True)
         ]
 
-    def wanted(self, cell: Cell) -> list[Sheet]:
-        """List the pictures that show the subjects."""
-        names = [f"{word} {photos.noun}" for photos, word in zip(cell.group, WORDS, strict=False)]
-        said = [prompt.format(" and a ".join(names)) for prompt in self.plan.prompts]
-        home, count = self.home(cell), self.plan.images
-        return [
-            Sheet(
-                prompt, [home / f"{row:02d}-{n:02d}.png" for n in range(count)], 1000 * cell.seed
-            )
-            for row, prompt in enumerate(said)
-        ]
+    def sheets(self, cell: Cell, home: Path) -> list[Sheet]:
+        """List all pictures of a cell."""
+        found = sheets.wanted(cell, self.plan, home) + sheets.unrelated(home, cell.seed)
+        return found + (sheets.template(cell, self.plan, home) if len(cell.group) == 1 else [])
 
-    def unrelated(self, folder: Path, seed: int) -> list[Sheet]:
-        """List the pictures that should stay as they were."""
-        return [
-            Sheet(prompt, [folder / f"unrelated-{row:02d}.png"], UNRELATED_SEED + 1000 * seed)
-            for row, prompt in enumerate(UNRELATED)
-        ]
-
-    def draw(self, sheets: Sequence[Sheet], learnt: Customization | None) -> None:
-        """Draw what is missing; a prompt is drawn whole, so a resumed table is the same."""
-        missing = [sheet for sheet in sheets if not all(path.exists() for path in sheet.paths)]
+    def draw(self, wanted: Sequence[Sheet], learnt: Customization | None) -> None:
+        """Draw what is missing."""
+        missing = [sheet for sheet in wanted if not sheet.done]
         if not missing:
             return
-        for word in WORDS:
-            backbone_for(self.pipeline).register(word)
         with learnt.applied(self.pipeline) if learnt else nullcontext():
             for done, sheet in enumerate(missing):
-                self._draw(sheet)
+                sheets.draw(self.pipeline, sheet, self.plan)
                 self.notify(Step("pictures", done + 1, len(missing)))
 
-    def _draw(self, sheet: Sheet) -> None:
-        plan, seeds = self.plan, [sheet.seed + n for n in range(len(sheet.paths))]
-        images = sample(
-            self.pipeline,
-            [sheet.prompt] * len(seeds),
-            seeds=seeds,
-            steps=plan.steps,
-            guidance=plan.guidance,
-        )
-        for path, image, seed in zip(sheet.paths, images, seeds, strict=True):
-            settings = {"prompt": sheet.prompt, "seed": seed, "steps": plan.steps}
-            save_picture(image, path, {**settings, "guidance": plan.guidance})
-
     def scored(self, cell: Cell, encoders: Encoders) -> dict[str, float]:
-        """Score the pictures of a cell, see :func:`scores`."""
-        plain = " and a ".join(photos.noun for photos in cell.group)
-        prompts = [prompt.format(plain) for prompt in self.plan.prompts]
-        size = backbone_for(self.pipeline).resolution
-        found = scores(
-            [_pixels([sheet]) for sheet in self.wanted(cell)],
-            prompts,
-            [photos.subject(size).images for photos in cell.group],
-            encoders,
-        )
-        key = [self.model, UNRELATED, cell.seed, self.plan.steps, self.plan.guidance]
-        before = self.unrelated(self.work / "before" / digest({"drawn": key}), cell.seed)
+        """Score the pictures of a cell, see :mod:`cones.bench.scores`."""
+        plan, home = self.plan, self.home(cell)
+        pictures = [pixels(sheet) for sheet in sheets.wanted(cell, plan, home)]
+        prompts = [prompt.format(cell.plain) for prompt in plan.prompts]
+        photos = [each.subject(self.size).images for each in cell.group]
+        names = [each.name for each in cell.group]
+        parts = len(names) > 1  # of a single thing the whole picture says as much
+        found = scores(pictures, prompts, photos, encoders)
+        found |= shown(pictures, names, Presence(encoders.judge, self.candidates, parts))
+        key = [
+            self.model,
+            UNRELATED,
+            cell.seed,
+            plan.images,
+            plan.steps,
+            plan.guidance,
+        ]
+        base = self.work / "before" / digest({"drawn": key})
+        before, after = (sheets.unrelated(folder, cell.seed) for folder in (base, home))
+        if len(names) == 1:
+            told, untold = sheets.template(cell, plan, home)
+            plain = sheets.template(cell, plan, base / cell.plain)[1]
+            self.draw([plain], None)
+            found |= template_scores(
+                pixels(told), pixels(untold), pixels(plain), photos[0], encoders.judge
+            )
+        if alike := self._alike(cell):
+            known = {each.name: each.subject(self.size).images for each in (*cell.group, *alike)}
+            nearest = Presence(encoders.judge, known, parts=False)
+            found["recognition"] = shown(pictures, names, nearest)["present"]
         self.draw(before, None)
-        after = self.unrelated(self.home(cell), cell.seed)
-        return found | {"drift": drift(_pixels(before), _pixels(after), encoders.judge)}
+        return found | {"drift": drift(pixels(*before), pixels(*after), encoders.judge)}
+
+    @cached_property
+    def candidates(self) -> dict[str, torch.Tensor]:
+        """Read the photos of all subjects of the folder."""
+        return {photos.name: photos.subject(self.size).images for photos in self.everyone}
 
     def _method(self, name: str) -> Any:
         """Give the method with its settings; controls are those of Cones."""
         kind = METHODS.get(name, Cones)
-        return kind(**self.plan.changes.get(name if name in METHODS else "cones", {}))
+        changes = self.plan.changes
+        return kind(**changes.get(name, changes.get(_family(name), {})))
+
+    def _alone(self, cell: Cell, method: Any) -> list[Cell]:
+        """List the cells of single subjects whose results a method joins."""
+        joins = getattr(method, "joins", None)
+        if joins is None or len(cell.group) == 1:
+            return []
+        pairs = zip(cell.group, cell.words, strict=True)
+        return [Cell(joins, (photos,), (word,), cell.seed) for photos, word in pairs]
+
+    def _alike(self, cell: Cell) -> list[Photos]:
+        """List the looks that a single subject can be taken for."""
+        nouns = [photos.noun for photos in cell.group]
+        return [look for look in self.looks if nouns == [look.noun]]
 
     def _stranger(self, cell: Cell) -> Photos:
         """Choose the next subject."""
@@ -260,11 +270,23 @@ class Evaluation:
     def _control(self, cell: Cell) -> Shut:
         """Give Cones' own neurons at random places, or another subject's."""
         group = (self._stranger(cell),) if cell.method == STRANGER else cell.group
-        found = self.fitted(Cell("cones", group, cell.seed))
+        found = self.fitted(Cell("cones", group, cell.words, cell.seed))
         if cell.method == STRANGER:
             return found
         draw = torch.Generator().manual_seed(cell.seed)
         return Shut(tuple(each.using(each.mask.random_like(draw)) for each in found.concepts))
+
+
+def _applies(method: str, size: int, subjects: int) -> bool:
+    """Leave out what would only repeat another row."""
+    if method == STRANGER:
+        return size == 1 and subjects > 1
+    return size > 1 or method not in SEVERAL
+
+
+def _family(name: str) -> str:
+    """Give the method whose settings a control or a way of joining takes over."""
+    return getattr(METHODS.get(name), "joins", None) or "cones"
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -272,11 +294,3 @@ def _read(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def _pixels(sheets: Sequence[Sheet]) -> Float[Tensor, "n 3 h w"]:
-    images = []
-    for path in (path for sheet in sheets for path in sheet.paths):
-        with Image.open(path) as image:
-            images.append(image.convert("RGB"))
-    return pixels_of(images)

@@ -46,7 +46,19 @@ UNRELATED = (
 )
 UNTOUCHED, RANDOM, STRANGER = "untouched", "random", "stranger"
 CONTROLS = (UNTOUCHED, RANDOM, STRANGER)
-WORDS = ("V*", "V2*", "V3*", "V4*")
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {"prompts": PROMPTS[::5], "images": 2, "steps": 15},
+    "full": {"images": 50, "steps": 50},
+    "cc101": {"images": 5, "steps": 50, "left_out": ("text_alignment", "text_alignment_of_mean")},
+    "dreambench": {"images": 4, "steps": 50},
+}
+"""How much is drawn and what is shown, by the name of a protocol.
+
+``full`` is the paper's (Sec. 4.1). ``cc101`` and ``dreambench`` are those of CustomConcept101 and
+DreamBooth, with our prompts: five and four pictures of each; the first scores text by CLIPScore.
+"""
+WORDS = ("V*", "V2*", "V3*", "V4*", "V5*")
+LARGEST = 4  # subjects in a group
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,7 @@ class Plan:
         guidance: Scale of classifier-free guidance.
         changes: Settings of a method that differ from its defaults, by its name.
         prior: How the prior pictures are drawn.
+        left_out: Scores that are not shown, so that no table mixes scales.
     """
 
     methods: tuple[str, ...] = (UNTOUCHED, RANDOM, *METHODS)
@@ -74,6 +87,7 @@ class Plan:
     guidance: float = 7.5
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     prior: Settings = field(default_factory=Settings)
+    left_out: tuple[str, ...] = ("clip_score",)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be compared before anything is loaded."""
@@ -84,22 +98,53 @@ class Plan:
                 f"{', '.join((*CONTROLS, *METHODS))}; choose among these"
             )
         sizes = {len(group) for group in self.groups}
-        if not self.groups or not sizes <= set(range(1, len(WORDS) + 1)):
+        if not self.groups or not sizes <= set(range(1, LARGEST + 1)):
             raise SearchError(
-                f"found groups {self.groups}; expected at least one, of one to {len(WORDS)} "
+                f"found groups {self.groups}; expected at least one, of one to {LARGEST} "
                 "subjects each; name some"
             )
+
+    @property
+    def words(self) -> dict[tuple[str, ...], tuple[str, ...]]:
+        """Give the subjects of every group a word each.
+
+        A subject keeps its word over groups wherever that is free, so that what was found of it
+        alone can be joined; larger groups choose first.
+        """
+        found: dict[tuple[str, ...], tuple[str, ...]] = {}
+        earlier: dict[str, list[str]] = {}
+        for group in sorted(self.groups, key=len, reverse=True):
+            chosen: dict[str, str] = {}
+            for name in sorted(group, key=lambda name: name not in earlier):
+                free = [w for w in (*earlier.get(name, ()), *WORDS) if w not in chosen.values()]
+                chosen[name] = free[0]
+            for name, word in chosen.items():
+                earlier.setdefault(name, []).append(word)
+            found[group] = tuple(chosen[name] for name in group)
+        return found
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One method on one group of subjects with one seed."""
+    """One method on one group of subjects with one seed; every subject has its word."""
 
     method: str
     group: tuple[Photos, ...]
+    words: tuple[str, ...]
     seed: int
 
     @property
     def label(self) -> str:
         """Name it for people."""
         return f"{self.method} {'+'.join(photos.name for photos in self.group)} {self.seed}"
+
+    @property
+    def spoken(self) -> str:
+        """Name the subjects in a prompt: ``V* cat and a V2* dog``."""
+        pairs = zip(self.words, self.group, strict=True)
+        return " and a ".join(f"{word} {photos.noun}" for word, photos in pairs)
+
+    @property
+    def plain(self) -> str:
+        """Name them without identifiers."""
+        return " and a ".join(photos.noun for photos in self.group)

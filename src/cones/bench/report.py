@@ -13,9 +13,15 @@ from PIL import Image
 NAMES = {
     "text_alignment": "text alignment (CLIP)",
     "text_alignment_of_mean": "of the mean picture",
+    "clip_score": "CLIPScore",
     "image_alignment": "image alignment (judge)",
     "clip_image_alignment": "image alignment (CLIP)",
     "diversity": "diversity",
+    "present": "subjects shown",
+    "all_present": "all shown",
+    "recognition": "recognised",
+    "template_diversity": "diversity, training prompt",
+    "leak": "leak without identifier",
     "drift": "drift",
 }
 STYLE = """
@@ -37,7 +43,7 @@ def page(found: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Sequence[
     """Write the page.
 
     Args:
-        found: What :func:`cones.bench.evaluate.evaluate` gives.
+        found: What :meth:`cones.bench.evaluate.Evaluation.run` gives.
         pictures: Group -> method -> the first picture of every prompt.
     """
     parts = [
@@ -65,7 +71,9 @@ def _summary(found: Mapping[str, Any]) -> str:
         f"{len(plan['groups'])} groups of subjects, {len(plan['prompts'])} prompts with "
         f"{plan['images']} pictures each, seeds {', '.join(map(str, plan['seeds']))}. Means with "
         "95 % intervals of a bootstrap over groups and their seeds. Drift is how far pictures of "
-        f"unrelated prompts have moved from the untouched model's.{missing}"
+        "unrelated prompts have moved from the untouched model's. Subjects shown: of a picture of "
+        f"k subjects, the k that the judge finds strongest of {len(found['candidates'])} "
+        f"candidates; the share that was asked for.{missing}"
     )
 
 

@@ -10,7 +10,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cones.bench.interval import interval
-from cones.metrics import Encoder, ImageAlignment, ImageEncoder, TextAlignment
+from cones.metrics import (
+    ClipScore,
+    Encoder,
+    ImageAlignment,
+    ImageEncoder,
+    Presence,
+    TextAlignment,
+)
 from cones.metrics.distance import diversity
 
 
@@ -20,6 +27,21 @@ class Encoders:
 
     judge: ImageEncoder
     clip: Encoder
+
+
+class Once:
+    """An encoder that embeds each tensor of pictures once, however many scores ask for it."""
+
+    def __init__(self, encoder: Any) -> None:
+        """Keep the encoder; texts are passed on to it."""
+        self.encoder, self.texts = encoder, getattr(encoder, "texts", None)
+        self._known: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def images(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        """Embed RGB in [0, 1]."""
+        if id(pixels) not in self._known:  # kept beside its vectors, so that no other takes its id
+            self._known[id(pixels)] = (pixels, self.encoder.images(pixels))
+        return self._known[id(pixels)][1]
 
 
 def scores(
@@ -38,25 +60,60 @@ def scores(
 
     Returns:
         ``text_alignment`` by CLIP, mean over pictures; ``text_alignment_of_mean``, of the mean
-        vector of a prompt's pictures (Sec. 4.1 of the paper, as written); ``image_alignment`` by
+        vector of a prompt's pictures (Sec. 4.1 of the paper, as written); ``clip_score``, that of
+        CustomConcept101, on a scale of its own; ``image_alignment`` by
         the judge and ``clip_image_alignment``, means over the subjects; ``diversity``, mean
         cosine distance between pictures of one prompt, by the judge.
     """
-    every = torch.cat(list(pictures))
-    each = [prompt for prompt, part in zip(prompts, pictures, strict=True) for _ in part]
-    texts = normalize(encoders.clip.texts(list(prompts)), dim=-1)
-    means = torch.stack([encoders.clip.images(part).mean(0) for part in pictures])
-    of_mean = (normalize(means, dim=-1) * texts).sum(-1)
-    found = {
-        "text_alignment": float(TextAlignment(encoders.clip)(every, each).mean()),
-        "text_alignment_of_mean": float(of_mean.mean()),
-        "image_alignment": float(ImageAlignment(encoders.judge)(every, photos).mean()),
-        "clip_image_alignment": float(ImageAlignment(encoders.clip)(every, photos).mean()),
-    }
+    judge, clip = Once(encoders.judge), Once(encoders.clip)
+    texts = normalize(clip.texts(list(prompts)), dim=-1)
+    means = torch.stack([clip.images(part).mean(0) for part in pictures])
+    found = {"text_alignment_of_mean": float((normalize(means, dim=-1) * texts).sum(-1).mean())}
+    for name, metric in (("text_alignment", TextAlignment), ("clip_score", ClipScore)):
+        text = [
+            metric(clip)(part, [prompt] * len(part))
+            for part, prompt in zip(pictures, prompts, strict=True)
+        ]
+        found[name] = float(torch.cat(text).mean())
+    for name, encoder in (("image_alignment", judge), ("clip_image_alignment", clip)):
+        each = [ImageAlignment(encoder)(part, photos) for part in pictures]
+        found[name] = float(torch.cat(each).mean())
     if all(len(part) > 1 for part in pictures):
-        apart = [diversity(encoders.judge.images(part)) for part in pictures]
+        apart = [diversity(judge.images(part)) for part in pictures]
         found["diversity"] = sum(apart) / len(apart)
     return found
+
+
+def shown(
+    pictures: Sequence[Float[Tensor, "n 3 s s"]], names: Sequence[str], presence: Presence
+) -> dict[str, float]:
+    """Count which of the subjects are there (``present``), and pictures with all of them."""
+    shares = torch.cat([presence(part, names) for part in pictures])
+    return {"present": float(shares.mean()), "all_present": float((shares == 1).float().mean())}
+
+
+def template_scores(
+    told: Float[Tensor, "n 3 h w"],
+    untold: Float[Tensor, "n 3 h w"],
+    before: Float[Tensor, "n 3 h w"],
+    photos: Float[Tensor, "_ 3 _ _"],
+    judge: ImageEncoder,
+) -> dict[str, float]:
+    """Measure overfitting to the prompt of training (App. C.4), by the judge.
+
+    Args:
+        told: Pictures of "a photo of a V* cat".
+        untold: Pictures of "a photo of a cat", by the customized model.
+        before: The same by the untouched model, from the same noise.
+        photos: Of the subject.
+        judge: Who judges.
+
+    Returns:
+        ``template_diversity`` of the first; ``leak``, how much more like the photos the second
+        are than the third: a method that keeps to its word has none.
+    """
+    like = [float(ImageAlignment(judge)(each, [photos]).mean()) for each in (untold, before)]
+    return {"template_diversity": diversity(judge.images(told)), "leak": like[0] - like[1]}
 
 
 def drift(
@@ -71,15 +128,24 @@ def drift(
     return float((1 - (a * b).sum(-1).mean()) / 2)
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Average rows by method and number of subjects, with intervals over groups and seeds."""
+def table(rows: Sequence[Mapping[str, Any]], left_out: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Average rows by method and number of subjects, with intervals over groups and seeds.
+
+    Args:
+        rows: One a cell.
+        left_out: Scores that the table does not show.
+    """
     found = []
     for method, size in dict.fromkeys((row["method"], len(row["group"])) for row in rows):
         own = [row for row in rows if (row["method"], len(row["group"])) == (method, size)]
         groups: dict[str, list[Mapping[str, Any]]] = {}
         for row in own:
             groups.setdefault("+".join(row["group"]), []).append(row)
-        names = [name for name in own[0]["scores"] if all(name in r["scores"] for r in own)]
+        names = [
+            name
+            for name in own[0]["scores"]
+            if name not in left_out and all(name in r["scores"] for r in own)
+        ]
         entry: dict[str, Any] = {
             "method": method,
             "subjects": size,

@@ -22,7 +22,10 @@ Photos = Annotated[Path, typer.Option(help="Folder of subject folders, with subj
 Seeds = Annotated[list[int], typer.Option("--seed", help="Of fits and pictures; repeat.")]
 Images = Annotated[int | None, typer.Option(min=1, help="Pictures of every prompt.")]
 Preset = Annotated[
-    str, typer.Option(help="`quick`: few prompts and steps, minutes. `full`: all prompts.")
+    str,
+    typer.Option(
+        help="`quick`: 4 prompts, minutes. `full`: the paper's. `cc101`, `dreambench`: theirs."
+    ),
 ]
 Work = Annotated[Path, typer.Option(help="Folder that keeps fits, pictures and scores.")]
 Shard = Annotated[
@@ -31,6 +34,14 @@ Shard = Annotated[
 Change = Annotated[
     list[str] | None,
     typer.Option("--change", help="Setting of a method, e.g. lora.steps=200; repeat."),
+]
+Judge = Annotated[
+    Path | None,
+    typer.Option(help="Folder of a DINO to judge pictures; default: EfficientNet-Lite0."),
+]
+Looks = Annotated[
+    Path | None,
+    typer.Option(help="Folders of other things of the nouns, to tell a subject from its like."),
 ]
 QUICK_GROUPS = ("barrel", "siamese_cat", "barrel+siamese_cat")
 # What `quick` leaves of every method: few steps, at the rate of a short training.
@@ -60,6 +71,8 @@ def evaluate(
     record: Annotated[Path | None, typer.Option(help="JSON file to write too.")] = None,
     model: options.Model = None,
     clip: Annotated[Path | None, typer.Option(help="CLIP folder; default: the built-in.")] = None,
+    judge: Judge = None,
+    looks: Looks = None,
     more: options.Set = None,
     device: options.Device = None,
     overwrite: options.Overwrite = False,
@@ -76,7 +89,7 @@ def evaluate(
     from cones.bench import report
     from cones.bench.evaluate import Evaluation
     from cones.bench.scores import Encoders
-    from cones.encoders import load_clip
+    from cones.encoders import load_clip, load_dino
     from cones.metrics import load_judge
     from cones.mini import weights_path
     from cones.record import write_json, write_text
@@ -91,12 +104,18 @@ def evaluate(
             f"found --model {model} without --clip; expected a folder with the CLIP to score its "
             "pictures, such as a copy of openai/clip-vit-large-patch14; add --clip"
         )
-    encoders = Encoders(load_judge(), load_clip(clip or weights_path() / "clip"))
+    judges = load_judge() if judge is None else load_dino(judge)
+    encoders = Encoders(judges, load_clip(clip or weights_path() / "clip"))
     pipeline = places.pipeline(model, device=device, dtype=None, half=False)
     hint = f"what is done is kept in {work}; the same command goes on from there"
     with screen.resumable(hint), screen.bars() as notify:
         evaluation = Evaluation(
-            pipeline, photos, plan, work, lambda s: notify(s.stage, s.step, s.steps, s.loss)
+            pipeline,
+            photos,
+            plan,
+            work,
+            lambda s: notify(s.stage, s.step, s.steps, s.loss),
+            looks=looks,
         )
         found = evaluation.run(encoders, shard=part)
     write_text(output, report.page(found, evaluation.pictures()))
@@ -120,11 +139,11 @@ def _plan(
     more: list[str],
 ) -> Any:
     """Put presets, options and changes together."""
-    from cones.bench.plan import CONTROLS, PROMPTS, Plan
+    from cones.bench.plan import CONTROLS, PRESETS, Plan
     from cones.methods import METHODS
 
-    if preset not in ("quick", "full"):
-        raise ConesError(f"found --preset {preset}; expected quick or full; choose one")
+    if preset not in PRESETS:
+        raise ConesError(f"found --preset {preset}; expected {', '.join(PRESETS)}; choose one")
     quick = preset == "quick"
     changes = {name: dict(each) for name, each in (QUICK if quick else {}).items()}
     for text in change:
@@ -132,15 +151,14 @@ def _plan(
         changes.setdefault(name[0], {})[name[1]] = value
     settings = search.settings_of(dict(QUICK_SEARCH) if quick else {}, more)
     changes["cones"] = {**changes.get("cones", {}), "settings": settings}
+    drawn = {**PRESETS[preset], **({"images": images} if images else {})}
     return Plan(
         methods=tuple(methods or (*CONTROLS, *METHODS)),
         groups=tuple(tuple(name.split("+")) for name in groups or QUICK_GROUPS),
         seeds=tuple(seeds),
-        prompts=PROMPTS[::5] if quick else PROMPTS,
-        images=images or (2 if quick else 50),
-        steps=15 if quick else 50,
         changes=changes,
         prior=settings,
+        **drawn,
     )
 
 

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 from cones.find import Notify
-from cones.methods.cones import Cones, Shut
+from cones.methods.cones import Collaborative, Cones, Scratch, Shut
 from cones.methods.custom_diffusion import CrossAttention, CustomDiffusion
 from cones.methods.dreambooth import DreamBooth, WholeUNet
 from cones.methods.loop import Task
 from cones.methods.lora import LoRA, LowRank
+from cones.methods.merge import Merged
 from cones.methods.shira import SHiRA, Sparse
 from cones.methods.textual_inversion import TextualInversion, Words
 
-__all__ = ["LEARNT", "METHODS", "Customization", "Method", "Task"]
+__all__ = ["LEARNT", "METHODS", "SEVERAL", "Customization", "Method", "Task"]
 
 
 @runtime_checkable
@@ -42,7 +43,11 @@ class Customization(Protocol):
 
 @runtime_checkable
 class Method(Protocol):
-    """A method; its settings are its fields."""
+    """A method; its settings are its fields.
+
+    A class with ``joins``, the name of a method, also takes ``parts``: what that method learnt of
+    every task alone. It then learns only what joining them takes.
+    """
 
     def fit(
         self,
@@ -58,15 +63,23 @@ class Method(Protocol):
 
 METHODS: dict[str, type[Method]] = {
     "cones": Cones,
+    "cones-collaborative": Collaborative,
+    "cones-scratch": Scratch,
     "custom-diffusion": CustomDiffusion,
+    "custom-diffusion-merged": Merged,
     "dreambooth": DreamBooth,
     "lora": LoRA,
     "shira": SHiRA,
     "textual-inversion": TextualInversion,
 }
+SEVERAL = ("cones-collaborative", "cones-scratch", "custom-diffusion-merged")
+"""Methods that differ from another one only where there are several subjects."""
 LEARNT: dict[str, type[Customization]] = {
     "cones": Shut,
+    "cones-collaborative": Shut,
+    "cones-scratch": Shut,
     "custom-diffusion": CrossAttention,
+    "custom-diffusion-merged": CrossAttention,
     "dreambooth": WholeUNet,
     "lora": LowRank,
     "shira": Sparse,

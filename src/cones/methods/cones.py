@@ -1,14 +1,15 @@
 """Cones itself behind the interface of the rivals: find the concept neurons and shut them.
 
-One subject is searched as ``cones find`` does; several are searched apart and their neurons
-joined (Sec. 3.2), or captured together (Sec. 3.3) if ``together`` is set.
+Several subjects are searched apart and their neurons joined (:class:`Cones`, Sec. 3.2), captured
+together inside the union of these (:class:`Collaborative`, Sec. 3.3), or searched together among
+all weights (:class:`Scratch`).
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from cones.concept import Concept
 from cones.concept_file import load, save
@@ -17,7 +18,7 @@ from cones.generate import prepare
 from cones.intervention import shut
 from cones.methods.files import size_of
 from cones.methods.loop import Task
-from cones.together import find_together
+from cones.together import PAPER, SHARE, find_together
 
 FILE = "{}.cones.safetensors"
 
@@ -50,15 +51,14 @@ class Shut:
 
 @dataclass(frozen=True)
 class Cones:
-    """The method and its settings.
+    """Search every subject apart and join the neurons.
 
     Attributes:
         settings: Of the search; its seed is replaced by that of :meth:`fit`.
-        together: Capture several subjects together inside the union of their neurons.
     """
 
     settings: Settings = field(default_factory=Settings)
-    together: bool = False
+    joins: ClassVar[str | None] = "cones"  # the method whose results ``parts`` are
 
     def fit(
         self,
@@ -66,29 +66,84 @@ class Cones:
         tasks: Sequence[Task],
         *,
         seed: int = 0,
+        parts: Sequence[Shut] | None = None,
         on_progress: Notify | None = None,
     ) -> Shut:
-        """Search every subject; the pipeline's weights are not changed."""
+        """Search every subject, or take ``parts``, what was found for each of them before."""
+        if parts is not None:
+            return Shut(tuple(concept for part in parts for concept in part.concepts))
         settings = replace(self.settings, seed=seed)
-        found = tuple(
-            find(
-                pipeline,
-                task.subject,
-                settings=settings,
-                prior=task.prior,
-                on_progress=on_progress,
-            )
-            for task in tasks
+        found = (
+            find(pipeline, t.subject, settings=settings, prior=t.prior, on_progress=on_progress)
+            for t in tasks
         )
-        if not self.together or len(tasks) == 1:
-            return Shut(found)
+        return Shut(tuple(found))
+
+    def _together(
+        self,
+        pipeline: Any,
+        tasks: Sequence[Task],
+        apart: tuple[Concept, ...],
+        seed: int,
+        on_progress: Notify | None,
+    ) -> Shut:
+        """Search the subjects together, inside the union of ``apart`` if there are any.
+
+        The density of one subject is scaled as the paper's grows with the number of subjects.
+        """
+        density = self.settings.density
+        if density is not None:
+            density *= PAPER[min(len(tasks), len(PAPER)) - 1] / PAPER[0]
+            if apart:
+                density = min(density, SHARE * prepare(pipeline, apart).density)
         priors = [task.prior for task in tasks]
         joint = find_together(
             pipeline,
             [task.subject for task in tasks],
-            parts=found,
-            settings=settings,
+            parts=apart,
+            settings=replace(self.settings, seed=seed, density=density),
             priors=None if any(prior is None for prior in priors) else priors,
             on_progress=on_progress,
         )
         return Shut((joint,))
+
+
+@dataclass(frozen=True)
+class Collaborative(Cones):
+    """Search every subject apart, then all together inside the union of their neurons."""
+
+    def fit(
+        self,
+        pipeline: Any,
+        tasks: Sequence[Task],
+        *,
+        seed: int = 0,
+        parts: Sequence[Shut] | None = None,
+        on_progress: Notify | None = None,
+    ) -> Shut:
+        """Search as Cones does, then once more; a single subject is not searched again."""
+        apart = super().fit(pipeline, tasks, seed=seed, parts=parts, on_progress=on_progress)
+        if len(tasks) == 1:
+            return apart
+        return self._together(pipeline, tasks, apart.concepts, seed, on_progress)
+
+
+@dataclass(frozen=True)
+class Scratch(Cones):
+    """Search all subjects together among all weights."""
+
+    joins: ClassVar[str | None] = None
+
+    def fit(
+        self,
+        pipeline: Any,
+        tasks: Sequence[Task],
+        *,
+        seed: int = 0,
+        parts: Sequence[Shut] | None = None,
+        on_progress: Notify | None = None,
+    ) -> Shut:
+        """Search once; a single subject is searched as Cones does."""
+        if len(tasks) == 1:
+            return super().fit(pipeline, tasks, seed=seed, parts=parts, on_progress=on_progress)
+        return self._together(pipeline, tasks, (), seed, on_progress)

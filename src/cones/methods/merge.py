@@ -6,7 +6,9 @@ that each concept's own words are mapped to what its own weights map them to.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -15,8 +17,30 @@ from torch import Tensor
 from cones.backbones import backbone_for
 from cones.backbones.spoken import spoken
 from cones.errors import SearchError
-from cones.methods.custom_diffusion import CrossAttention
+from cones.find import Notify
+from cones.methods.custom_diffusion import CrossAttention, CustomDiffusion
+from cones.methods.loop import Task
 
+THINGS = (
+    "cat", "dog", "man", "woman", "car", "house", "tree", "chair",
+    "table", "cup", "flower", "book", "hat", "shoe", "boat", "bird",
+)  # fmt: skip
+PLACES = (
+    "",
+    " on a beach",
+    " in the snow",
+    " in a city",
+    " on a road",
+    " in a garden",
+    " at night",
+    " in a room",
+    " by a lake",
+    " on a wooden floor",
+    " in a forest",
+    " in front of a mountain",
+    " in the style of a painting",
+)
+CAPTIONS = tuple(f"a photo of a {thing}{place}" for thing, place in product(THINGS, PLACES))
 RIDGE = 1e-6  # of the mean square of the captions' states, in case they span too little
 
 
@@ -93,3 +117,29 @@ def _states(pipeline: Any, prompts: Sequence[str], *, skip: int) -> Float[Tensor
         count = len(pipeline.tokenizer(prompt).input_ids)
         rows.append(state[1 + skip : min(count, len(state))])
     return torch.cat(rows).float()
+
+
+@dataclass(frozen=True)
+class Merged(CustomDiffusion):
+    """Custom Diffusion of every subject apart, merged ("constraint optimization")."""
+
+    joins: ClassVar[str | None] = "custom-diffusion"
+
+    def fit(
+        self,
+        pipeline: Any,
+        tasks: Sequence[Task],
+        *,
+        seed: int = 0,
+        parts: Sequence[CrossAttention] | None = None,
+        on_progress: Notify | None = None,
+    ) -> CrossAttention:
+        """Learn every subject, or take ``parts``, what was learnt of each before; then merge."""
+        apart = parts or [
+            CustomDiffusion.fit(self, pipeline, [task], seed=seed, on_progress=on_progress)
+            for task in tasks
+        ]
+        if len(apart) == 1:
+            return apart[0]
+        names = [f"{task.subject.identifier} {task.subject.noun}" for task in tasks]
+        return merged(pipeline, apart, names, CAPTIONS)

@@ -11,16 +11,19 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from cones.metrics.clip import Encoder, ImageAlignment, ImageEncoder, TextAlignment
+from cones.metrics.clip import ClipScore, Encoder, ImageAlignment, ImageEncoder, TextAlignment
 from cones.metrics.judge import Judge, load_judge
+from cones.metrics.presence import Presence
 
 __all__ = [
     "METRICS",
+    "ClipScore",
     "Encoder",
     "ImageAlignment",
     "ImageEncoder",
     "Judge",
     "Metric",
+    "Presence",
     "TextAlignment",
     "load_judge",
 ]
@@ -38,6 +41,7 @@ class Metric(Protocol):
 
 
 METRICS: dict[str, type[Metric]] = {
+    "clip-score": ClipScore,
     "image-alignment": ImageAlignment,
     "text-alignment": TextAlignment,
 }

@@ -98,3 +98,17 @@ class TextAlignment:
             )
         texts = self.encoder.texts(references)
         return cosine_similarity(self.encoder.images(generated), texts, dim=-1)
+
+
+@dataclass(frozen=True)
+class ClipScore(TextAlignment):
+    """CLIPScore, the text alignment of CustomConcept101: not to be mixed with plain cosines.
+
+    Source: Hessel et al., "CLIPScore" (2021), Eq. 1, without a prefix to the text.
+    """
+
+    def __call__(
+        self, generated: Float[Tensor, "n 3 h w"], references: Sequence[str]
+    ) -> Float[Tensor, " n"]:
+        """Score picture ``i`` against prompt ``i``, in [0, 2.5]."""
+        return 2.5 * super().__call__(generated, references).clamp(min=0)  # Eq. 1
