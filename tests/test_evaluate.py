@@ -99,6 +99,26 @@ def test_the_table_averages_by_method_and_number_of_subjects():
     assert found[0]["scores"]["drift"]["mean"] == 2
     assert found[0]["bytes"] == 20
     assert "seconds" not in found[0]
+    assert "change" not in found[0]
+
+
+def test_changes_are_paired_with_the_untouched_model():
+    rows = [
+        {"method": m, "group": [g], "seed": s, "scores": {"drift": v, "diversity": 1.0}}
+        for m, g, s, v in (
+            ("untouched", "a", 0, 1.0),
+            ("untouched", "b", 0, 5.0),
+            ("lora", "a", 0, 1.5),
+            ("lora", "b", 0, 5.5),
+            ("lora", "b", 1, 9.0),
+        )
+    ]
+    whole = table(rows[:4], left_out=("diversity",))
+    assert whole[1]["change"] == {"drift": {"mean": 0.5, "low": 0.5, "high": 0.5, "n": 2}}
+    assert "change" not in whole[0]
+    unfinished = table(rows)[1]
+    assert "change" not in unfinished
+    assert unfinished["scores"]["drift"]["mean"] == (1.5 + 7.25) / 2
 
 
 def test_an_evaluation_goes_on_where_it_was_stopped(photos, tmp_path, sd1, fresh):
@@ -223,17 +243,17 @@ def test_the_command_writes_report_and_record(photos, tmp_path, sd1, fresh, monk
 
 
 def test_changes_reach_the_method(photos, tmp_path, sd1):
-    from cones.cli.evaluate import _plan
+    from cones.cli.evaluate import plan_of
 
-    asked = _plan("quick", None, None, (0,), None, ["lora.rank=7"], ["steps=9"])
+    asked = plan_of("quick", None, None, (0,), None, ["lora.rank=7"], ["steps=9"])
     assert asked.changes["lora"]["rank"] == 7
     assert asked.changes["lora"]["steps"] == 40
     assert asked.changes["cones"]["settings"].steps == asked.prior.steps == 9
     assert set(asked.methods) == {*CONTROLS, *METHODS}
-    full = _plan("full", ["lora"], ["tom"], (1, 2), 4, [], [])
+    full = plan_of("full", ["lora"], ["tom"], (1, 2), 4, [], [])
     assert (full.images, full.steps, len(full.prompts)) == (4, 50, 20)
     assert "clip_score" in full.left_out
-    rival = _plan("cc101", ["lora"], ["tom"], (0,), None, [], [])
+    rival = plan_of("cc101", ["lora"], ["tom"], (0,), None, [], [])
     assert (rival.images, "clip_score" in rival.left_out) == (5, False)
     assert "text_alignment" in rival.left_out  # two scales of one cosine never share a table
 

@@ -16,12 +16,15 @@ def interval(groups: Mapping[str, Sequence[float]], *, draws: int = DRAWS) -> di
     """Give the mean over all values and the 95 % interval of the bootstrap over the groups.
 
     Args:
-        groups: Values (paired differences, one a seed) by subject, as many for each.
+        groups: Values (paired differences, one a seed) by subject. Where some have more than
+            others, as while a comparison is unfinished, each counts by its mean.
         draws: Resamples; they are the same on every call.
 
     Returns:
         ``mean``, ``low``, ``high``, and ``n``, the number of values.
     """
+    if len({len(group) for group in groups.values()}) > 1:
+        groups = {name: [float(np.mean(group))] for name, group in groups.items()}
     values = np.array([list(group) for group in groups.values()], dtype=np.float64)
     subjects, seeds = values.shape
     rng = np.random.default_rng(0)

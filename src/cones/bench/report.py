@@ -53,7 +53,12 @@ def page(found: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Sequence[
     ]
     for size in dict.fromkeys(entry["subjects"] for entry in found["table"]):
         parts.append(f"<h2>{size} subject{'s' if size > 1 else ''}</h2>")
-        parts.append(_table([e for e in found["table"] if e["subjects"] == size]))
+        entries = [e for e in found["table"] if e["subjects"] == size]
+        parts.append(_table(entries, "scores"))
+        changed = [e for e in entries if "change" in e]
+        if changed:
+            parts.append("<p>Change from the untouched model, paired.</p>")
+            parts.append(_table(changed, "change"))
     parts.append("<h2>Pictures</h2><p>One picture a prompt, the same noise in a column.</p>")
     for group, methods in pictures.items():
         rows = "".join(_row(method, paths[:SHOWN]) for method, paths in methods.items())
@@ -77,12 +82,12 @@ def _summary(found: Mapping[str, Any]) -> str:
     )
 
 
-def _table(entries: Sequence[Mapping[str, Any]]) -> str:
-    names = [name for name in NAMES if any(name in entry["scores"] for entry in entries)]
+def _table(entries: Sequence[Mapping[str, Any]], part: str) -> str:
+    names = [name for name in NAMES if any(name in entry[part] for entry in entries)]
     head = "".join(f"<th>{NAMES[name]}" for name in names)
     lines = [f"<table><tr><th>method{head}<th>file<th>seconds"]
     for entry in entries:
-        cells = "".join(f"<td>{_interval(entry['scores'].get(name))}" for name in names)
+        cells = "".join(f"<td>{_interval(entry[part].get(name))}" for name in names)
         size = f"{entry['bytes'] / 1e6:.3f} MB" if "bytes" in entry else ""
         seconds = f"{entry['seconds']:.0f}" if "seconds" in entry else ""
         lines.append(f"<tr><td>{entry['method']}{cells}<td>{size}<td>{seconds}")

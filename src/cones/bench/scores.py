@@ -1,6 +1,6 @@
 """Scores of one method on one group of subjects, and the table over all of them (Sec. 4.1)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cones.bench.interval import interval
+from cones.bench.plan import UNTOUCHED
 from cones.metrics import (
     ClipScore,
     Encoder,
@@ -134,28 +135,43 @@ def table(rows: Sequence[Mapping[str, Any]], left_out: Sequence[str] = ()) -> li
     Args:
         rows: One a cell.
         left_out: Scores that the table does not show.
+
+    Returns:
+        For every method and number of subjects ``scores`` and, where the untouched model is among
+        the rows, ``change``, the paired difference from it on the same group, seed and noise.
     """
+    base = {_place(row): row["scores"] for row in rows if row["method"] == UNTOUCHED}
     found = []
     for method, size in dict.fromkeys((row["method"], len(row["group"])) for row in rows):
         own = [row for row in rows if (row["method"], len(row["group"])) == (method, size)]
-        groups: dict[str, list[Mapping[str, Any]]] = {}
-        for row in own:
-            groups.setdefault("+".join(row["group"]), []).append(row)
         names = [
             name
             for name in own[0]["scores"]
             if name not in left_out and all(name in r["scores"] for r in own)
         ]
-        entry: dict[str, Any] = {
-            "method": method,
-            "subjects": size,
-            "scores": {
-                name: interval({g: [r["scores"][name] for r in of] for g, of in groups.items()})
+        entry: dict[str, Any] = {"method": method, "subjects": size}
+        entry["scores"] = {name: _over(own, lambda r, n=name: r["scores"][n]) for name in names}
+        if method != UNTOUCHED and all(_place(row) in base for row in own):
+            entry["change"] = {
+                name: _over(own, lambda r, n=name: r["scores"][n] - base[_place(r)][n])
                 for name in names
-            },
-        }
+                if all(name in base[_place(row)] for row in own)
+            }
         for name in ("seconds", "bytes"):
             if all(name in row for row in own):
                 entry[name] = sum(row[name] for row in own) / len(own)
         found.append(entry)
     return sorted(found, key=lambda entry: entry["subjects"])
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, int]:
+    return "+".join(row["group"]), row["seed"]
+
+
+def _over(
+    rows: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float]
+) -> dict[str, float]:
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        groups.setdefault("+".join(row["group"]), []).append(value(row))
+    return interval(groups)

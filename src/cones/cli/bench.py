@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from cones import record
-from cones.cli import options, places, screen
+from cones.cli import options, places, screen, studies
 from cones.cli import search as find
 
 Record = Annotated[
@@ -185,6 +185,10 @@ def strangers(
 
     job = _Job("strangers", strangers_figures, photos, subject, seeds, work, docs, more or [])
     _compare(job, (model, device, dtype), {}, as_json=as_json)
+
+
+app.command("tuning")(screen.guarded(studies.tuning))
+app.command("sequential")(screen.guarded(studies.sequential))
 
 
 @dataclass(frozen=True)

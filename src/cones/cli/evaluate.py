@@ -35,6 +35,7 @@ Change = Annotated[
     list[str] | None,
     typer.Option("--change", help="Setting of a method, e.g. lora.steps=200; repeat."),
 ]
+Clip = Annotated[Path | None, typer.Option(help="CLIP folder; default: the built-in.")]
 Judge = Annotated[
     Path | None,
     typer.Option(help="Folder of a DINO to judge pictures; default: EfficientNet-Lite0."),
@@ -70,7 +71,7 @@ def evaluate(
     shard: Shard = "0/1",
     record: Annotated[Path | None, typer.Option(help="JSON file to write too.")] = None,
     model: options.Model = None,
-    clip: Annotated[Path | None, typer.Option(help="CLIP folder; default: the built-in.")] = None,
+    clip: Clip = None,
     judge: Judge = None,
     looks: Looks = None,
     more: options.Set = None,
@@ -88,24 +89,14 @@ def evaluate(
     """
     from cones.bench import report
     from cones.bench.evaluate import Evaluation
-    from cones.bench.scores import Encoders
-    from cones.encoders import load_clip, load_dino
-    from cones.metrics import load_judge
-    from cones.mini import weights_path
     from cones.record import write_json, write_text
 
     for path in filter(None, (output, record)):
         places.require_file(path, overwrite=overwrite)
     places.require_folder(work)
-    plan = _plan(preset, method, group, seeds, images, change or [], more or [])
+    plan = plan_of(preset, method, group, seeds, images, change or [], more or [])
     part = _shard(shard)
-    if model is not None and clip is None:
-        raise ConesError(
-            f"found --model {model} without --clip; expected a folder with the CLIP to score its "
-            "pictures, such as a copy of openai/clip-vit-large-patch14; add --clip"
-        )
-    judges = load_judge() if judge is None else load_dino(judge)
-    encoders = Encoders(judges, load_clip(clip or weights_path() / "clip"))
+    encoders = encoders_of(model, clip, judge)
     pipeline = places.pipeline(model, device=device, dtype=None, half=False)
     hint = f"what is done is kept in {work}; the same command goes on from there"
     with screen.resumable(hint), screen.bars() as notify:
@@ -129,7 +120,23 @@ def evaluate(
     screen.say(f"look at {output}")
 
 
-def _plan(
+def encoders_of(model: str | None, clip: Path | None, judge: Path | None) -> Any:
+    """Load who judges: the independent judge or a DINO, and a CLIP."""
+    from cones.bench.scores import Encoders
+    from cones.encoders import load_clip, load_dino
+    from cones.metrics import load_judge
+    from cones.mini import weights_path
+
+    if model is not None and clip is None:
+        raise ConesError(
+            f"found --model {model} without --clip; expected a folder with the CLIP to score its "
+            "pictures, such as a copy of openai/clip-vit-large-patch14; add --clip"
+        )
+    judges = load_judge() if judge is None else load_dino(judge)
+    return Encoders(judges, load_clip(clip or weights_path() / "clip"))
+
+
+def plan_of(
     preset: str,
     methods: list[str] | None,
     groups: list[str] | None,

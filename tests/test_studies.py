@@ -1,0 +1,127 @@
+"""Studies made of evaluations: rates chosen from a grid, subjects learnt one after another."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from cones.bench.evaluate import Evaluation
+from cones.bench.plan import Plan
+from cones.bench.scores import Encoders
+from cones.bench.sequential import SIDES, sequential_figures, sequential_summary
+from cones.bench.tuning import chosen, tuning_figures
+from cones.errors import SearchError
+from cones.find import Settings
+from fakes import Colours
+
+TINY = Settings(
+    steps=2, refine_steps=1, held_out=4, batch=1, prior_count=2, prior_steps=2, density=0.05
+)
+ENCODERS = Encoders(Colours(), Colours())
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for number, (name, noun) in enumerate((("tom", "cat"), ("rex", "dog"))):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (64, 64), (80 * number, 90, 100)).save(folder / "00.png")
+        (folder / "subject.json").write_text(json.dumps({"noun": noun}))
+    return tmp_path / "photos"
+
+
+def plan(**changes):
+    given = {
+        "methods": ("untouched", "dreambooth", "cones"),
+        "groups": (("tom", "rex"),),
+        "prompts": ("a {} on the grass",),
+        "images": 1,
+        "steps": 1,
+        "changes": {"cones": {"settings": TINY}, "dreambooth": {"steps": 1, "rate": 1e-2}},
+        "prior": TINY,
+    }
+    return Plan(**(given | changes))
+
+
+def test_the_best_row_weighs_image_and_text_alike():
+    rows = [
+        {"rate": rate, "scores": {"image_alignment": a, "text_alignment": b, "drift": 9}}
+        for rate, a, b in ((1, 0.9, 0.0), (2, 0.5, 0.6), (3, 0.0, 0.9), (4, 0.6, 0.5))
+    ]
+    assert chosen(rows)["rate"] == 2
+    with pytest.raises(SearchError, match="empty grid"):
+        chosen([])
+
+
+def test_a_grid_is_published_whole_and_resumed(photos, tmp_path, sd1, fresh):
+    asked = plan(groups=(("tom",),))
+    grid = {"dreambooth": {"rate": (1e-3, 1e-2)}}
+
+    def measure():
+        return tuning_figures(fresh(sd1), photos, asked, ENCODERS, work=tmp_path / "w", grid=grid)
+
+    found = measure()
+    assert [row["rate"] for row in found["grid"]] == [1e-3, 1e-2]
+    assert found["grid"][0]["scores"] != found["grid"][1]["scores"]
+    assert found["best"]["dreambooth"]["rate"] == chosen(found["grid"])["rate"]
+    assert found["fixed"] == {"dreambooth": {"steps": 1}}
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "w").rglob("*.png")}
+    assert measure() == found
+    assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "w").rglob("*.png")}
+
+
+def test_a_second_subject_is_learnt_from_where_the_first_has_left(photos, tmp_path, sd1, fresh):
+    pipeline = fresh(sd1)
+    before = {name: weight.clone() for name, weight in pipeline.unet.named_parameters()}
+    found = sequential_figures(pipeline, photos, plan(), ENCODERS, work=tmp_path / "w")
+    assert all(before[n].equal(weight) for n, weight in pipeline.unet.named_parameters())
+    assert [row["method"] for row in found["rows"]] == ["untouched", "dreambooth", "cones"]
+    for row in found["rows"]:
+        assert set(row["likeness"]) == set(SIDES)
+    same = found["rows"][0]["likeness"]
+    assert same["first alone"] == pytest.approx(same["first of two"], abs=1e-6)
+    assert found["summary"]["untouched"]["forgotten"]["mean"] == pytest.approx(0, abs=1e-6)
+    again = sequential_figures(fresh(sd1), photos, plan(), ENCODERS, work=tmp_path / "w")
+    assert again["rows"] == found["rows"]
+
+    evaluation = Evaluation(fresh(sd1), photos, plan(), tmp_path / "w")
+    (folder,) = (tmp_path / "w" / "cells").glob("sequential-*/learnt/unet")
+    cell = next(cell for cell in evaluation.cells if cell.method == "dreambooth")
+    from safetensors.torch import load_file
+
+    from cones.bench.plan import Cell
+
+    first, second = (
+        evaluation.fitted(Cell("dreambooth", (p,), (w,), 0)).weights
+        for p, w in zip(cell.group, cell.words, strict=True)
+    )
+    after = load_file(next(folder.glob("*.safetensors")))
+    name = max(before, key=lambda name: (first[name] - before[name]).abs().sum())
+    from_first = (after[name] - first[name]).abs().sum()
+    assert 0 < from_first < (after[name] - second[name]).abs().sum()
+
+
+def test_forgetting_is_paired():
+    sides = dict.fromkeys(SIDES, 0.0)
+    rows = [
+        {
+            "method": "lora",
+            "group": ["a", "b"],
+            "seed": seed,
+            "likeness": {**sides, "first alone": 0.5 + seed, "first of two": 0.2 + seed},
+        }
+        for seed in (0, 1)
+    ]
+    summary = sequential_summary(rows)["lora"]
+    assert summary["forgotten"] == {
+        "mean": pytest.approx(0.3),
+        "low": pytest.approx(0.3),
+        "high": pytest.approx(0.3),
+        "n": 2,
+    }
+
+
+def test_what_cannot_be_learnt_in_turn_is_refused(photos, tmp_path, sd1):
+    for bad in (plan(methods=("lora",)), plan(groups=(("tom",),))):
+        with pytest.raises(SearchError, match="expected pairs and methods among"):
+            sequential_figures(sd1, photos, bad, ENCODERS, work=tmp_path / "w")
