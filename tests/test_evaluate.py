@@ -234,7 +234,7 @@ def test_the_command_writes_report_and_record(photos, tmp_path, sd1, fresh, monk
     for bad, said in (
         (["--change", "lora.magic=1"], "found --change 'lora.magic=1'"),
         (["--shard", "2/2"], "expected K/N with K below N"),
-        (["--preset", "slow"], "expected quick, full, cc101, dreambench"),
+        (["--preset", "slow"], "expected quick, mini, full, cc101, dreambench"),
         (["--model", "x"], "without --clip"),
     ):
         result = CliRunner().invoke(app, [*words, "--overwrite", *bad])

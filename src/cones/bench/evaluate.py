@@ -174,7 +174,8 @@ class Evaluation:
             seconds = time.monotonic() - started
             seconds += sum(_read(self.home(part) / "fit.json")["seconds"] for part in alone)
             size = learnt.save(home / "learnt")
-            write_json(home / "fit.json", {"seconds": round(seconds, 1), "bytes": size})
+            density = {"density": learnt.density} if isinstance(learnt, Shut) else {}
+            write_json(home / "fit.json", {"seconds": round(seconds, 1), "bytes": size, **density})
         return LEARNT[cell.method].load(home / "learnt")
 
     def tasks(self, cell: Cell) -> list[Task]:

@@ -48,13 +48,15 @@ UNTOUCHED, RANDOM, STRANGER = "untouched", "random", "stranger"
 CONTROLS = (UNTOUCHED, RANDOM, STRANGER)
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"prompts": PROMPTS[::5], "images": 2, "steps": 15},
+    "mini": {"images": 1, "steps": 20},
     "full": {"images": 50, "steps": 50},
     "cc101": {"images": 5, "steps": 50, "left_out": ("text_alignment", "text_alignment_of_mean")},
     "dreambench": {"images": 4, "steps": 50},
 }
 """How much is drawn and what is shown, by the name of a protocol.
 
-``full`` is the paper's (Sec. 4.1). ``cc101`` and ``dreambench`` are those of CustomConcept101 and
+``quick`` and ``mini`` are for the built-in model. ``full`` is the paper's (Sec. 4.1).
+``cc101`` and ``dreambench`` are those of CustomConcept101 and
 DreamBooth, with our prompts: five and four pictures of each; the first scores text by CLIPScore.
 """
 WORDS = ("V*", "V2*", "V3*", "V4*", "V5*")

@@ -157,7 +157,7 @@ def table(rows: Sequence[Mapping[str, Any]], left_out: Sequence[str] = ()) -> li
                 for name in names
                 if all(name in base[_place(row)] for row in own)
             }
-        for name in ("seconds", "bytes"):
+        for name in ("seconds", "bytes", "density"):
             if all(name in row for row in own):
                 entry[name] = sum(row[name] for row in own) / len(own)
         found.append(entry)

@@ -29,6 +29,14 @@ class Shut:
 
     concepts: tuple[Concept, ...]
 
+    @property
+    def density(self) -> float:
+        """Give the share of the searched weights that is shut, all concepts together."""
+        union = self.concepts[0].mask
+        for concept in self.concepts[1:]:
+            union = union | concept.mask
+        return union.density
+
     @contextmanager
     def applied(self, pipeline: Any) -> Iterator[None]:
         """Shut the neurons of all concepts; afterwards every bit is as before."""

@@ -1,0 +1,90 @@
+"""The page of the paper's experiments: a function of the records, with the paper's numbers."""
+
+import json
+from pathlib import Path
+
+from cones.bench.reproduction import PAPER, page
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def around(value):
+    return {"mean": value, "low": value - 0.1, "high": value + 0.1, "n": 3}
+
+
+def entry(method, size, **more):
+    scores = {"text_alignment": around(0.2), "leak": around(0.05), "clip_score": around(0.7)}
+    return {"method": method, "subjects": size, "scores": scores, **more}
+
+
+def test_measured_and_reported_stand_side_by_side():
+    cones = {"bytes": 2500, "density": 0.0132, "seconds": 61.4}
+    results = {
+        "table1": {
+            "plan": {
+                "groups": [["a"]],
+                "prompts": ["a {}"],
+                "images": 1,
+                "steps": 9,
+                "seeds": [0],
+            },
+            "model": "mini 12",
+            "table": [
+                entry("untouched", 1),
+                entry("cones", 1, change={"text_alignment": around(-0.03)}, **cones),
+                entry("cones", 3, **cones),
+            ],
+        },
+        "sequential": {
+            "plan": {"groups": [["a_b", "c"]]},
+            "summary": {
+                "cones": {
+                    side: around(0.4)
+                    for side in (
+                        "first alone",
+                        "first of two",
+                        "forgotten",
+                        "second alone",
+                        "second of two",
+                    )
+                }
+            },
+        },
+        "tuning": {
+            "grid": [
+                {
+                    "method": "lora",
+                    "rate": r,
+                    "scores": {"image_alignment": r, "text_alignment": 0},
+                }
+                for r in (0.5, 0.25)
+            ],
+            "best": {"lora": {"rate": 0.5}},
+            "weighed": ["image_alignment", "text_alignment"],
+            "fixed": {"lora": {"steps": 7}},
+            "plan": {"groups": [["x"], ["y"]]},
+        },
+    }
+    lines = page(results).splitlines()
+    row = "| `cones` | 0.200 [0.100, 0.300] | 0.361 | 0.725 | 0.003 MB | 61 |"
+    assert lines[lines.index("### One subject") + 5] == row
+    assert "| `cones` | -0.030 [-0.130, +0.070] |" in lines
+    assert "| three subjects | 4.96 MB | 4.54 % | 2.5 kB | 1.32% |" in lines
+    assert "| `untouched` | 0.050 [-0.050, 0.150] |" in lines
+    assert "| `lora` | rate 0.5 | 0.500 | 0.000 | chosen |" in lines
+    assert "| `lora` | rate 0.25 | 0.250 | 0.000 |  |" in lines
+    assert "scores. Fixed: lora steps 7." in lines
+    assert any("pairs: a b then c." in line for line in lines)
+    assert not any("0.700" in line for line in lines)  # CLIPScore is another scale
+    for single, two, three, four in PAPER.values():
+        assert single > two > three > four  # as printed: more subjects, lower scores
+
+
+def test_the_page_in_the_docs_is_that_of_the_records():
+    results = {
+        path.stem: json.loads(path.read_text("utf-8"))
+        for path in (DOCS / "results").glob("*.json")
+    }
+    assert (DOCS / "reproduction.md").read_text("utf-8") == page(results) + "\n", (
+        "run: python -m cones.bench.reproduction docs"
+    )
