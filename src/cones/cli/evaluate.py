@@ -24,7 +24,7 @@ Images = Annotated[int | None, typer.Option(min=1, help="Pictures of every promp
 Preset = Annotated[
     str,
     typer.Option(
-        help="`quick`: minutes. `mini`: as in the docs. `full`: the paper's. `cc101`, `dreambench`."
+        help="`quick`: minutes. `mini`: the docs'. `full`: the paper's. `cc101`, `dreambench`."
     ),
 ]
 Work = Annotated[Path, typer.Option(help="Folder that keeps fits, pictures and scores.")]
