@@ -20,6 +20,7 @@ from cones.intervention import shut
 from cones.mask import ConceptMask
 
 BATCH = 8
+HEARD = {"callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]}
 
 
 def prepare(pipeline: Any, concepts: Sequence[Concept]) -> ConceptMask | None:
@@ -83,6 +84,7 @@ def sample(
     steps: int = 50,
     guidance: float = 7.5,
     negative_prompt: str | None = None,
+    on_step: Callable[..., dict] | None = None,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> list[Image.Image]:
     """Draw one picture per prompt and seed with the model as it is.
@@ -94,6 +96,8 @@ def sample(
         steps: Steps of the pipeline's sampler.
         guidance: Scale of classifier-free guidance.
         negative_prompt: What to stay away from.
+        on_step: Handed to the pipeline as ``callback_on_step_end``, with latents and prompt
+            embeddings, such as :class:`cones.excite.Excite`.
         on_progress: Called with pictures done and their number.
     """
     if len(prompts) != len(seeds) or steps < 1:
@@ -106,6 +110,7 @@ def sample(
     pipeline.set_progress_bar_config(disable=True)
     backbone = backbone_for(pipeline)
     backbone.recall()
+    heard = {} if on_step is None else {"callback_on_step_end": on_step, **HEARD}
     for start in range(0, len(prompts), BATCH):
         part = slice(start, start + BATCH)
         generators = [torch.Generator().manual_seed(s) for s in seeds[part]]
@@ -117,6 +122,7 @@ def sample(
             num_inference_steps=steps,
             guidance_scale=guidance,
             generator=generators,
+            **heard,
         )
         images += result.images
         if on_progress:
