@@ -153,6 +153,14 @@ def test_generate_goes_on_where_it_stopped(found: Path, model: str, tmp_path: Pa
     )  # drawn alone now: another batch size rounds otherwise
 
 
+def test_words_are_excited(found: Path, model: str, tmp_path: Path) -> None:
+    said = ("generate", "-c", found, "a V* cat", "--model", model, "--steps", 4, "-n", 1)
+    run(*said, "-o", tmp_path / "plain")
+    run(*said, "--excite", "V* cat", "-o", tmp_path / "excited")
+    assert (pixels(tmp_path / "plain/000.png") != pixels(tmp_path / "excited/000.png")).any()
+    refused(*said, "--excite", "dog", "-o", tmp_path / "dog", match="found no 'dog'")
+
+
 def test_a_fine_tuned_model_is_said(found: Path, model: str, tmp_path: Path) -> None:
     from diffusers import StableDiffusionPipeline
 

@@ -299,3 +299,24 @@ def test_all_stages_run_from_one_command_and_a_second_time_do_nothing(
     pretrain.main()
     assert before == {path: path.stat().st_mtime_ns for path in work.glob("*.np*")}
     assert first == (out / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+
+
+def test_looks_are_folders_of_subjects_that_are_none(corpus_folder, tmp_path):
+    from PIL import Image
+
+    from cones.bench.cells import subject_folders
+    from cones.mini.looks import compose
+
+    assert compose(Corpus(corpus_folder), tmp_path / "a", photos=2) == len(NOUNS)
+    compose(Corpus(corpus_folder), tmp_path / "b", photos=2)
+    found = subject_folders(tmp_path / "a")
+    assert {photos.noun for photos in found} == set(NOUNS)
+    assert found[0].digest == subject_folders(tmp_path / "b")[0].digest
+    shown = []
+    for number, photos in enumerate(found):
+        assert photos.noun == list(NOUNS)[number] or len(NOUNS) > 9
+        with Image.open(photos.folder / "00.png") as image:
+            assert image.size == (SIZE, SIZE)
+            shown.append(np.asarray(image, dtype=int))
+    blue = [(np.abs(each[..., 2] - 200) < 60).any() for each in shown]
+    assert all(blue)  # every disc of the corpus is bluish, no background is

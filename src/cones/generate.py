@@ -142,6 +142,7 @@ def generate(
     count: int = 4,
     strength: float = 1.0,
     negative_prompt: str | None = None,
+    on_step: Callable[..., dict] | None = None,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> list[Image.Image]:
     """Draw ``count`` pictures of every prompt with the concepts' neurons shut.
@@ -156,6 +157,7 @@ def generate(
         count: Pictures per prompt.
         strength: 1 shuts, less shrinks to ``(1 - strength) * theta``.
         negative_prompt: What to stay away from.
+        on_step: As in :func:`sample`.
         on_progress: Called with pictures done and their number.
 
     Returns:
@@ -176,5 +178,6 @@ def generate(
             steps=steps,
             guidance=guidance,
             negative_prompt=negative_prompt,
+            on_step=on_step,
             on_progress=on_progress,
         )

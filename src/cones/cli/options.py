@@ -26,6 +26,10 @@ Model: TypeAlias = Annotated[
 Concepts: TypeAlias = Annotated[
     list[Path], typer.Option("--concept", "-c", help="Concept file; repeat to join several.")
 ]
+Excite: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(help="Word that must be seen (Attend-and-Excite); repeat for every subject."),
+]
 Density: TypeAlias = Annotated[
     float | None, typer.Option(help="Use the stored level nearest below this density.")
 ]

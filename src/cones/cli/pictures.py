@@ -34,6 +34,7 @@ def generate(
     guidance: options.Guidance = 7.5,
     strength: options.Strength = 1.0,
     negative: options.Negative = None,
+    excite: options.Excite = None,
     density: options.Density = None,
     seed: options.Seed = 0,
     device: options.Device = None,
@@ -52,6 +53,7 @@ def generate(
     drawing["negative_prompt"] = negative
     concepts = load_concepts(concept, density)
     settings = {"prompt": prompt, **drawing, "model": model or "built-in", "dtype": dtype}
+    settings["excite"] = excite
     settings["concepts"] = [_described(found) for found in concepts]
     paths = {seed + i: output / f"{i:03d}.png" for i in range(number)}
     job = _Job(prompt, drawing, settings, paths, output / "sheet.png")
@@ -140,16 +142,29 @@ def _draw(job: _Job, missing: list[int], concepts: list[Any], pipeline: Any) -> 
     with screen.resumable(hint), screen.bars() as notify:
         loaded = pipeline()
         warn_of_fine_tunes(loaded, concepts)
+        excited = _excited(loaded, concepts, job)
         for start in range(first, first + len(job.paths), BATCH):
             seeds = [seed for seed in range(start, start + BATCH) if seed in missing]
             if not seeds:
                 continue
             count = seeds[-1] - seeds[0] + 1
-            images = draw(loaded, concepts, job.prompt, seed=seeds[0], count=count, **job.drawing)
+            drawing = {**job.drawing, "seed": seeds[0], "count": count, "on_step": excited}
+            images = draw(loaded, concepts, job.prompt, **drawing)
             for seed in seeds:
                 settings = {**job.settings, "seed": seed}
                 save_picture(images[seed - seeds[0]], job.paths[seed], settings)
             notify("pictures", seeds[-1] - first + 1, len(job.paths), None)
+
+
+def _excited(pipeline: Any, concepts: list[Any], job: _Job) -> Any:
+    """Find the words that must be seen, or give None where none is asked for."""
+    from cones.excite import Excite
+    from cones.generate import prepare
+
+    if not job.settings["excite"]:
+        return None
+    prepare(pipeline, concepts)  # their words have to be known before they can be found
+    return Excite.of(pipeline, job.prompt, job.settings["excite"])
 
 
 def _conclude(job: _Job, *, as_json: bool) -> None:
