@@ -32,8 +32,20 @@ def test_measured_and_reported_stand_side_by_side():
             "table": [
                 entry("untouched", 1),
                 entry("cones", 1, change={"text_alignment": around(-0.03)}, **cones),
-                entry("cones", 3, **cones),
             ],
+        },
+        "several": {
+            "plan": {
+                "groups": [["a"]],
+                "prompts": ["a {}"],
+                "images": 2,
+                "steps": 9,
+                "seeds": [0],
+            },
+            "model": "mini 12",
+            "candidates": ["a", "b"],
+            "missing": 4,
+            "table": [entry("cones", 3, **cones)],
         },
         "sequential": {
             "plan": {"groups": [["a_b", "c"]]},
@@ -66,6 +78,7 @@ def test_measured_and_reported_stand_side_by_side():
         },
     }
     lines = page(results).splitlines()
+    assert any("with 2 pictures each" in line and "4 cells are missing" in line for line in lines)
     row = "| `cones` | 0.200 [0.100, 0.300] | 0.361 | 0.725 | 0.003 MB | 61 |"
     assert lines[lines.index("### One subject") + 5] == row
     assert "| `cones` | -0.030 [-0.130, +0.070] |" in lines

@@ -54,7 +54,7 @@ def page(results: Mapping[str, Any]) -> str:
     ]
     for name, write in (
         ("table1", _table1),
-        ("table1", _table2),
+        ("several", _several),
         ("table1", _template),
         ("sequential", _sequential),
         ("tuning", _tuning),
@@ -65,20 +65,49 @@ def page(results: Mapping[str, Any]) -> str:
 
 
 def _table1(found: Mapping[str, Any]) -> list[str]:
-    plan = found["plan"]
     lines = [
-        "## Table 1 and Fig. 8: methods side by side",
+        "## Table 1: methods side by side, one subject",
         "",
-        f"{len(plan['groups'])} groups of subjects, {len(plan['prompts'])} prompts with "
-        f"{plan['images']} picture{'s' * (plan['images'] > 1)} each, {plan['steps']} steps, seeds "
-        f"{', '.join(map(str, plan['seeds']))}; model `{found['model']}`. "
-        "[Pictures and settings](table1.html).",
+        f"{_drawn(found)} [Pictures and settings](table1.html).",
+        "",
+        *_sizes(found),
     ]
+    return [*lines, "", *_table2(found)]
+
+
+def _several(found: Mapping[str, Any]) -> list[str]:
+    return [
+        "## Table 1 and Fig. 8: several subjects at once",
+        "",
+        f"{_drawn(found)} [Pictures and settings](several.html). Of a picture that should show k",
+        f"subjects, the k that the judge finds strongest of {len(found['candidates'])} count as",
+        "shown, so that chance is k of these. `cones` joins the neurons of subjects searched",
+        "apart, `cones-collaborative` searches once more within these, `cones-scratch` among all",
+        "weights.",
+        "",
+        *_sizes(found),
+        "",
+        *_table2(found),
+    ]
+
+
+def _drawn(found: Mapping[str, Any]) -> str:
+    plan = found["plan"]
+    missing = f" {found['missing']} cells are missing." if found.get("missing") else ""
+    return (
+        f"{len(plan['groups'])} groups, {len(plan['prompts'])} prompts with {plan['images']} "
+        f"picture{'s' * (plan['images'] > 1)} each, {plan['steps']} steps, seeds "
+        f"{', '.join(map(str, plan['seeds']))}; model `{found['model']}`.{missing}"
+    )
+
+
+def _sizes(found: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
     for size, name in enumerate(NUMBERS, 1):
         entries = [e for e in found["table"] if e["subjects"] == size]
         if entries:
-            lines += ["", f"### {name.capitalize()}", "", *_scores(entries, SHOWN, size)]
-    return lines
+            lines += [f"### {name.capitalize()}", "", *_scores(entries, SHOWN, size), ""]
+    return lines[:-1]
 
 
 def _scores(
@@ -118,10 +147,8 @@ def _table2(found: Mapping[str, Any]) -> list[str]:
             own = [f"{entry['bytes'] / 1e3:.1f} kB", f"{entry['density']:.2%}"]
             rows.append([NUMBERS[size - 1], f"{stored:.2f} MB", f"{share:.2f} %", *own])
     return [
-        "## Table 2: storage and sparsity",
-        "",
-        "The paper's grows faster than the number of subjects, ours as their union. The",
-        "models differ in size; for that of Stable Diffusion 1.4 see the README.",
+        "Table 2, storage and sparsity of `cones` (the models differ in size; for that of Stable",
+        "Diffusion 1.4 see the README):",
         "",
         *_markdown(["", "paper: file", "paper: sparsity", "file", "sparsity"], rows),
     ]

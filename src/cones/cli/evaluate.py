@@ -57,11 +57,11 @@ QUICK_SEARCH = {"steps": 30, "refine_steps": 60, "prior_count": 16, "prior_steps
 QUICK_SEARCH |= {"held_out": 32, "density": 0.0454}
 # What `mini` gives every method: trainings as long as the built-in model needs, at tuned rates.
 MINI: dict[str, dict[str, Any]] = {
-    "dreambooth": {"steps": 150, "rate": 1e-4, "batch": 4},
-    "custom-diffusion": {"steps": 150, "rate": 1e-3},
-    "lora": {"steps": 150, "rate": 3e-3, "batch": 4},
-    "shira": {"steps": 150, "rate": 3e-3},
-    "textual-inversion": {"steps": 150, "rate": 1e-2},
+    "dreambooth": {"steps": 80, "rate": 1e-4, "batch": 4},
+    "custom-diffusion": {"steps": 80, "rate": 1e-3},
+    "lora": {"steps": 80, "rate": 3e-3, "batch": 4},
+    "shira": {"steps": 80, "rate": 3e-3},
+    "textual-inversion": {"steps": 80, "rate": 1e-2},
 }
 MINI_SEARCH = {"steps": 40, "refine_steps": 80, "prior_count": 32, "prior_steps": 20}
 MINI_SEARCH |= {"held_out": 128, "density": 0.0132}
