@@ -103,11 +103,14 @@ def _pipeline(model: str | None, device: str | None, dtype: str | None) -> Any:
 
 
 def _described(concept: Any) -> dict[str, Any]:
+    values = concept.values
+    own = {} if values is None else {"precision": values.precision, "values": values.digest}
     return {
         "words": [f"{member.identifier} {member.noun}" for member in concept.members],
         "base": concept.base.model,
         "density": concept.mask.density,
         "mask": concept.mask.digest,
+        **own,
     }
 
 
