@@ -122,6 +122,8 @@ def test_values_that_a_precision_does_not_hold_are_refused(precision):
         Values(precision, {"w": draw()})
     with pytest.raises(InterventionError, match="does not hold"):
         Values("float32", {"w": torch.tensor([1.0, float("nan")])})
+    with pytest.raises(InterventionError, match="does not hold"):
+        Values("float32", {"w": torch.tensor([1.0, float("inf")])})
 
 
 def test_the_digest_follows_precision_names_and_values():
@@ -150,6 +152,8 @@ def test_values_come_back_bit_for_bit_in_as_few_bytes(precision):
     tensors = numbers.pack(values, COUNTS)
     back = numbers.unpack(precision, tensors, COUNTS)
     assert list(back.numbers) == list(COUNTS)
+    turned = Values(precision, dict(reversed(values.numbers.items())))
+    assert all(t.equal(tensors[n]) for n, t in numbers.pack(turned, COUNTS).items())
     for name in COUNTS:
         assert back.numbers[name].equal(values.numbers[name])
     sizes = {"float32": 4 * 20, "float16": 2 * 20, "quaternary": 5, "binary": 3}

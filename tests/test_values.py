@@ -102,6 +102,16 @@ def test_a_scale_is_learnt_too():
     torch.testing.assert_close(found.values["w"], target["w"], atol=0.05, rtol=0)
 
 
+def test_a_scale_may_cross_zero():
+    """One step of Adam moves all by the rate, here past zero: still towards the target."""
+    weights = {"w": torch.full((4,), 0.01)}
+    mask = ConceptMask.where({"w": torch.ones(4, dtype=torch.bool)})
+    target = Quadratic({"w": torch.full((4,), -1.5)})
+    for precision in LEVELS:
+        found = optimised(target, weights, mask, precision=precision, steps=1, rate=0.02)
+        assert bool((found.values["w"] < -0.003).all())
+
+
 def test_the_samples_are_the_steps_and_a_seed_decides_all(two):
     loss, weights, mask = two
     quadratic = Quadratic(weights, noise=0.1)

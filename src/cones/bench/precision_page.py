@@ -47,7 +47,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         "(Fig. 3). It gives no levels; here quaternary is four levels, ±s and ±s/3, and binary",
         "is two, ±s, with a learnt scale s for each parameter.",
         "",
-        f"{len(found['subjects'])} subjects ({listed(found['subjects'])}), seeds "
+        f"{_counted(found['subjects'])} ({listed(found['subjects'])}), seeds "
         f"{listed(found['seeds'])}; {summary['density']:.2%} of the key and value weights. Values "
         f"are learnt by {training['steps']} updates of AdamW at a rate of {training['rate']:g}, "
         "everything else frozen, and measured on held-out samples. Differences are paired (same "
@@ -64,6 +64,10 @@ def markdown(found: Mapping[str, Any]) -> str:
             lines += [f"## Differences: {NAMES[figure]}", ""]
             lines += [*_differences(summary["differences"], figure), ""]
     return "\n".join([*lines, *_pictures(found), *footer({**found, "pictures": None})])
+
+
+def _counted(subjects: list[str]) -> str:
+    return f"{len(subjects)} subject{'s' * (len(subjects) > 1)}"
 
 
 def _means(means: Mapping[str, Any]) -> list[str]:
