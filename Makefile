@@ -24,6 +24,7 @@ bench: .venv/installed
 	.venv/bin/cones bench search --docs docs
 	.venv/bin/cones bench strangers --docs docs
 	.venv/bin/cones bench rules --docs docs
+	.venv/bin/cones bench precision --docs docs
 
 clean:
 	rm -rf .venv out

@@ -149,8 +149,8 @@ def test_forged_descriptions_are_refused(changes):
 
 def test_other_versions_and_files_are_refused(tmp_path):
     metadata, tensors = container.unpack(dumps(concept()))
-    with pytest.raises(CodecError, match=r"'cones', '2'.*update cones"):
-        loads(container.pack({**metadata, "format_version": "2"}, tensors))
+    with pytest.raises(CodecError, match=r"'cones', '3'.*update cones"):
+        loads(container.pack({**metadata, "format_version": "3"}, tensors))
     path = tmp_path / "x"
     path.write_bytes(b"no")
     with pytest.raises(CodecError, match="no complete safetensors file"):

@@ -18,8 +18,7 @@ from torch.nn import functional as F
 
 from cones.concept import Concept
 from cones.errors import BackboneError, SearchError
-from cones.generate import prepare, sample
-from cones.intervention import shut
+from cones.generate import edit, sample
 
 
 @dataclass
@@ -195,7 +194,7 @@ def before_and_after(
     recorded: Collection[int] | None = None,
     on_progress: Callable[[int, int], object] = lambda done, count: None,
 ) -> tuple[Seen, Seen]:
-    """Draw a prompt with the untouched model and with the concepts shut, from the same noise.
+    """Draw a prompt with the untouched model and with the concepts, from the same noise.
 
     Args:
         pipeline: Text-to-image pipeline; its weights are as before afterwards, bit for bit.
@@ -208,10 +207,10 @@ def before_and_after(
         on_progress: Called with pictures done and their number.
 
     Returns:
-        What the untouched model and what the shut one drew and looked at.
+        What the untouched model and what the changed one drew and looked at.
     """
-    mask = prepare(pipeline, concepts)
-    if mask is None:
+    edited = edit(pipeline, concepts)
+    if edited is None:
         raise SearchError("found no concept; expected one or more; name a file with -c")
 
     def drawn(number: int) -> Seen:
@@ -221,5 +220,5 @@ def before_and_after(
         return Seen(images, recording)
 
     before = drawn(1)
-    with shut(pipeline.unet, mask):
+    with edited.applied(pipeline.unet):
         return before, drawn(2)

@@ -1,13 +1,14 @@
 """A concept that can be stored, shared and put into another copy of the model.
 
 It holds the masks (one, or several nested ones from sparse to dense, so that sparsity is chosen
-later), the words that name it with their embeddings, what it takes to recognise the base model,
-and how it was found. One file of this kind is a safetensors file without code; FORMAT.md
-describes every byte. :mod:`cones.concept_file` reads and writes it.
+later), values for the neurons if they are not to be shut, the words that name it with their
+embeddings, what it takes to recognise the base model, and how it was found. One file of this kind
+is a safetensors file without code; FORMAT.md describes every byte. :mod:`cones.concept_file` reads
+and writes it.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from cones.base_check import BaseCheck, Verdict
 from cones.errors import MaskError
+from cones.intervention import Intervention
 from cones.mask import ConceptMask
+from cones.precision import Values
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +56,12 @@ class Concept:
         base: What recognises the model it was found on.
         settings: How it was found; plain JSON values (others become text, non-finite None).
         certificate: What was measured on held-out draws; likewise.
+        values: What to write at the neurons of the only level; None shuts them.
 
     Raises:
-        MaskError: Levels are not nested, or there is no level, no member or no such level.
+        MaskError: Levels are not nested, or there is no level, no member or no such level; or
+            there are values and several levels.
+        InterventionError: The values do not match the mask.
     """
 
     levels: tuple[ConceptMask, ...]
@@ -64,6 +70,7 @@ class Concept:
     base: BaseCheck
     settings: Mapping[str, Any] = field(default_factory=dict)
     certificate: Mapping[str, Any] = field(default_factory=dict)
+    values: Values | None = None
 
     def __post_init__(self) -> None:
         """Refuse what could not be used, and make settings plain."""
@@ -78,6 +85,12 @@ class Concept:
                     f"level {k} lacks neurons of level {k - 1}; expected nested levels, sparse "
                     "to dense; build them with cones.search.nested"
                 )
+        if self.values is not None and len(self.levels) > 1:
+            raise MaskError(
+                f"found values for {len(self.levels)} levels; expected one level, whose neurons "
+                "they are; use Concept.valued"
+            )
+        self.intervention()  # refuses values that do not match the mask
         object.__setattr__(self, "settings", _plain(self.settings))
         object.__setattr__(self, "certificate", _plain(self.certificate))
 
@@ -112,8 +125,21 @@ class Concept:
         return replace(self, level=max(below - 1, 0))
 
     def using(self, mask: ConceptMask) -> "Concept":
-        """Return this concept with another mask, its only level: for controls."""
-        return replace(self, levels=(mask,), level=0)
+        """Return this concept with another mask, its only level, shut: for controls."""
+        return replace(self, levels=(mask,), level=0, values=None)
+
+    def valued(self, values: Values) -> "Concept":
+        """Return this concept with values at its mask in use (Fig. 3), and no certificate.
+
+        Raises:
+            InterventionError: The values do not match the mask.
+        """
+        return replace(self, levels=(self.mask,), level=0, values=values, certificate={})
+
+    def intervention(self, strength: float = 1.0) -> Intervention:
+        """Say what is to be written: its values, or zeros."""
+        numbers = None if self.values is None else self.values.numbers
+        return Intervention(self.mask, numbers, strength)
 
     def renamed(self, identifier: str) -> "Concept":
         """Return this concept with another word for its first member."""
@@ -143,6 +169,20 @@ def require_base(concept: Concept, found: BaseCheck) -> Verdict:
     return concept.require_base(found)
 
 
+def require_shut(concepts: Sequence[Concept]) -> None:
+    """Refuse concepts with values where only positions can be joined.
+
+    Raises:
+        MaskError: One has values.
+    """
+    for concept in concepts:
+        if concept.values is not None:
+            raise MaskError(
+                f"found {concept.values.precision} values for {concept.identifier!r}; expected "
+                "concepts whose neurons are shut, as values of several do not add up; use it alone"
+            )
+
+
 def combine(a: Concept, b: Concept, how: str = "union") -> Concept:
     """Combine the masks in use (Sec. 3.2): ``a | b``, ``a & b`` or ``a - b``.
 
@@ -156,7 +196,7 @@ def combine(a: Concept, b: Concept, how: str = "union") -> Concept:
 
     Raises:
         MaskError: The base models differ, one identifier names two subjects, or ``how`` is
-            unknown.
+            unknown, or a concept has values of its own.
     """
     operators = {
         "union": ConceptMask.__or__,
@@ -165,6 +205,7 @@ def combine(a: Concept, b: Concept, how: str = "union") -> Concept:
     }
     if how not in operators:
         raise MaskError(f"how is {how!r}, expected one of {sorted(operators)}; choose one")
+    require_shut((a, b))
     a.require_base(b.base)
     members = a.members if how == "difference" else _named_apart(a.members, b.members)
     parts = [

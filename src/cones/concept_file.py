@@ -1,7 +1,8 @@
 """Reading and writing concept files, described byte by byte in FORMAT.md.
 
-Level 0 is stored as it is, every further level as what it adds to the one before. Everything in
-a file is checked before it is used, and whatever is wrong with one is a
+Level 0 is stored as it is, every further level as what it adds to the one before. A concept with
+values is of version 2, so that no older reader shuts what is to be written. Everything in a file
+is checked before it is used, and whatever is wrong with one is a
 :class:`~cones.errors.CodecError`. The codec of positions is named in the file.
 """
 
@@ -17,12 +18,13 @@ from torch import Tensor
 
 from cones import __version__
 from cones.base_check import BaseCheck
-from cones.codecs import CODECS, DEFAULT, container
+from cones.codecs import CODECS, DEFAULT, container, numbers
 from cones.concept import Concept, Member
 from cones.errors import CodecError, ConesError
 from cones.mask import ConceptMask
+from cones.precision import Values
 
-FORMAT, VERSION = "cones", "1"
+FORMAT, VERSION, WITH_VALUES = "cones", "1", "2"
 
 
 def save(concept: Concept, path: Path | str, *, with_levels: bool = True) -> int:
@@ -64,24 +66,35 @@ def dumps(concept: Concept, *, with_levels: bool = True) -> bytes:
     for i, member in enumerate(concept.members):
         for encoder, embedding in member.embeddings.items():
             tensors[f"cones.token.{i}.{encoder}"] = embedding
-    base = {name: getattr(concept.base, name) for name in ("model", "layout", "weights")}
     described = {
         "codec": DEFAULT,
         "parameters": parameters,
         "counts": counts,
         "sizes": sizes,
         "level": concept.level if with_levels else 0,
+        **_found(concept),
+    }
+    version = VERSION
+    if concept.values is not None:
+        version = WITH_VALUES
+        tensors |= numbers.pack(concept.values, concept.mask)
+        described["values"] = {"precision": concept.values.precision}
+    text = json.dumps(described, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    metadata = {"format": FORMAT, "format_version": version, "library": f"cones {__version__}"}
+    return container.pack({**metadata, "concept": text}, tensors)
+
+
+def _found(concept: Concept) -> dict[str, Any]:
+    """Describe whom a concept names, where and how it was found."""
+    return {
         "members": [
             {"identifier": m.identifier, "noun": m.noun, "encoders": list(m.embeddings)}
             for m in concept.members
         ],
-        "base": base,
+        "base": {name: getattr(concept.base, name) for name in ("model", "layout", "weights")},
         "settings": concept.settings,
         "certificate": concept.certificate,
     }
-    text = json.dumps(described, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    metadata = {"format": FORMAT, "format_version": VERSION, "library": f"cones {__version__}"}
-    return container.pack({**metadata, "concept": text}, tensors)
 
 
 def loads(data: bytes) -> Concept:
@@ -92,13 +105,19 @@ def loads(data: bytes) -> Concept:
     """
     metadata, tensors = container.unpack(data)
     found = metadata.get("format"), metadata.get("format_version")
-    if found != (FORMAT, VERSION):
+    if found not in ((FORMAT, VERSION), (FORMAT, WITH_VALUES)):
         raise CodecError(
-            f"format and version are {found}, expected {(FORMAT, VERSION)}; update cones if the "
-            "version is newer"
+            f"format and version are {found}, expected {FORMAT!r} and {VERSION!r} or "
+            f"{WITH_VALUES!r}; update cones if the version is newer"
         )
     try:
-        return _concept(json.loads(metadata["concept"]), tensors)
+        described = json.loads(metadata["concept"])
+        if ("values" in described) != (found[1] == WITH_VALUES):
+            raise CodecError(
+                f"version {found[1]} is with{'out' * ('values' not in described)} values; "
+                "expected them in version 2 and only there; ask whoever wrote the file"
+            )
+        return _concept(described, tensors)
     except CodecError:
         raise
     except (
@@ -152,7 +171,18 @@ def _concept(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Con
         base=BaseCheck(**described["base"], signs=signs),
         settings=described["settings"],
         certificate=described["certificate"],
+        values=_values(described, tensors, levels[-1]),
     )
+
+
+def _values(
+    described: Mapping[str, Any], tensors: Mapping[str, Tensor], mask: ConceptMask
+) -> Values | None:
+    """Read the values at the neurons, where a file has any."""
+    if "values" not in described:
+        return None
+    counts = {name: len(index) for name, index in mask.indices.items()}
+    return numbers.unpack(described["values"]["precision"], tensors, counts)
 
 
 def _level(

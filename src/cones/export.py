@@ -1,8 +1,8 @@
 """Write a model with concepts in it as an ordinary checkpoint.
 
-The zeros and the new words are in the files, so any program that reads the diffusers layout draws
-the subject without this library. The price is a whole model on disk instead of a small file, and
-that the concept can no longer be taken out.
+The zeros (or values) and the new words are in the files, so any program that reads the diffusers
+layout draws the subject without this library. The price is a whole model on disk instead of a
+small file, and that the concept can no longer be taken out.
 """
 
 import shutil
@@ -12,12 +12,11 @@ from typing import Any
 
 from cones.concept import Concept
 from cones.errors import ConesError
-from cones.generate import prepare
-from cones.intervention import Intervention
+from cones.generate import edit
 
 
 def export_diffusers(pipeline: Any, concepts: Sequence[Concept], folder: Path | str) -> Path:
-    """Save ``M * theta`` and the identifiers in the diffusers layout (Sec. 3.2).
+    """Save ``M * theta``, or the values, and the identifiers in the diffusers layout (Sec. 3.2).
 
     Args:
         pipeline: Text-to-image pipeline; its weights are as before afterwards.
@@ -30,15 +29,15 @@ def export_diffusers(pipeline: Any, concepts: Sequence[Concept], folder: Path | 
     Raises:
         ConesError: No concept, or one of another base model. Nothing has been written then.
     """
-    mask = prepare(pipeline, concepts)
-    if mask is None:
+    edited = edit(pipeline, concepts)
+    if edited is None:
         raise ConesError("found no concept to export; expected at least one; give a concept file")
     folder = Path(folder)
     unfinished = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with Intervention(mask).applied(pipeline.unet):
+        with edited.applied(pipeline.unet):
             pipeline.save_pretrained(unfinished, safe_serialization=True)
         if folder.exists():
             shutil.rmtree(folder)

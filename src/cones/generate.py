@@ -1,4 +1,4 @@
-"""Draw pictures with concepts: shut their neurons, sample, put every bit back.
+"""Draw pictures with concepts: shut or write their neurons, sample, put every bit back.
 
 Picture ``i`` depends on ``seed + i`` alone (up to rounding, which differs by batch size), so the
 untouched model, a concept and a control can be compared noise for noise.
@@ -14,9 +14,9 @@ from PIL import Image
 
 from cones.backbones import backbone_for
 from cones.base_check import BaseCheck, Verdict
-from cones.concept import Concept
+from cones.concept import Concept, require_shut
 from cones.errors import SearchError
-from cones.intervention import shut
+from cones.intervention import Intervention
 from cones.mask import ConceptMask
 
 BATCH = 8
@@ -30,16 +30,41 @@ def prepare(pipeline: Any, concepts: Sequence[Concept]) -> ConceptMask | None:
         The union of the concepts' masks, or None without concepts.
 
     Raises:
-        MaskError: A concept was found on another base model. Nothing has been changed then.
+        MaskError: A concept was found on another base model, or has values that a mask does not
+            tell. Nothing has been changed then.
     """
+    require_shut(concepts)
     if not concepts:
         return None
+    _register(pipeline, concepts)
+    return reduce(_join, [concept.mask for concept in concepts])
+
+
+def edit(
+    pipeline: Any, concepts: Sequence[Concept], *, strength: float = 1.0
+) -> Intervention | None:
+    """Do what :func:`prepare` does and say what is to be written there.
+
+    Returns:
+        The values of a single concept that has values, zeros otherwise; None without concepts.
+
+    Raises:
+        MaskError: A concept was found on another base model, or one of several has values.
+            Nothing has been changed then.
+    """
+    if len(concepts) == 1:
+        _register(pipeline, concepts)
+        return concepts[0].intervention(strength)
+    mask = prepare(pipeline, concepts)
+    return None if mask is None else Intervention(mask, strength=strength)
+
+
+def _register(pipeline: Any, concepts: Sequence[Concept]) -> None:
     verdicts(pipeline, concepts)
     backbone = backbone_for(pipeline)
     for concept in concepts:
         for member in concept.members:
             backbone.register(member.identifier, embeddings=member.embeddings or None)
-    return reduce(_join, [concept.mask for concept in concepts])
 
 
 def verdicts(pipeline: Any, concepts: Sequence[Concept]) -> list[Verdict]:
@@ -145,7 +170,7 @@ def generate(
     on_step: Callable[..., dict] | None = None,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> list[Image.Image]:
-    """Draw ``count`` pictures of every prompt with the concepts' neurons shut.
+    """Draw ``count`` pictures of every prompt with the concepts' neurons shut, or at their values.
 
     Args:
         pipeline: Text-to-image pipeline; its weights are as before afterwards, bit for bit.
@@ -155,7 +180,7 @@ def generate(
         steps: Steps of the pipeline's sampler.
         guidance: Scale of classifier-free guidance.
         count: Pictures per prompt.
-        strength: 1 shuts, less shrinks to ``(1 - strength) * theta``.
+        strength: 1 shuts or writes the values, less goes only part of the way there.
         negative_prompt: What to stay away from.
         on_step: As in :func:`sample`.
         on_progress: Called with pictures done and their number.
@@ -167,10 +192,10 @@ def generate(
         ConesError: Of the part concerned; the model is as before.
     """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    mask = prepare(pipeline, concepts)
+    edited = edit(pipeline, concepts, strength=strength)
     with ExitStack() as stack:
-        if mask is not None:
-            stack.enter_context(shut(pipeline.unet, mask, strength=strength))
+        if edited is not None:
+            stack.enter_context(edited.applied(pipeline.unet))
         return sample(
             pipeline,
             [said for said in prompts for _ in range(count)],

@@ -179,21 +179,34 @@ def _add_scores(
     score: Scorer,
 ) -> None:
     """Draw with each of the three, from the same noise, and put their scores into the row."""
+    for side, drawn in controls(concept, seed=row["seed"]).items():
+        row[side] |= scored(pipeline, drawn, subject, pictures, score, seed=row["seed"])
+
+
+def scored(
+    pipeline: Any,
+    concept: Concept,
+    subject: Subject,
+    pictures: Pictures,
+    score: Scorer,
+    *,
+    seed: int,
+) -> Mapping[str, float]:
+    """Draw with a concept and judge; the same ``seed`` means the same noise."""
     prompts = [prompt.format(subject.name) for prompt in pictures.prompts]
     plain = [prompt.format(subject.noun) for prompt in pictures.prompts]
+    images = generate(
+        pipeline,
+        [concept],
+        prompts,
+        seed=pictures.seed + 1000 * seed,
+        steps=pictures.steps,
+        guidance=pictures.guidance,
+        count=pictures.count,
+    )
+    pixels = pixels_of([image.convert("RGB") for image in images])
     each = [said for said in plain for _ in range(pictures.count)]
-    for side, drawn in controls(concept, seed=row["seed"]).items():
-        images = generate(
-            pipeline,
-            [drawn],
-            prompts,
-            seed=pictures.seed + 1000 * row["seed"],
-            steps=pictures.steps,
-            guidance=pictures.guidance,
-            count=pictures.count,
-        )
-        pixels = pixels_of([image.convert("RGB") for image in images])
-        row[side] |= score(pixels, each, subject.images)
+    return score(pixels, each, subject.images)
 
 
 def search_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -72,15 +72,15 @@ def _search(found: Mapping[str, Any]) -> list[str]:
     for name in summary["means"]["shut"]:
         means = [f"{summary['means'][side][name]['mean']:.4f}" for side in head[1:4]]
         changes = [
-            _interval(summary["differences"][f"shut_minus_{side}"][name])
+            shown(summary["differences"][f"shut_minus_{side}"][name])
             for side in ("untouched", "random")
         ]
         rows.append([NAMES.get(name, name), *means, *changes])
-    return [*lines, *_table(head, rows), "", *_subjects(found["rows"]), *_footer(found)]
+    return [*lines, *table(head, rows), "", *_subjects(found["rows"]), *footer(found)]
 
 
 def _wins(summary: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    lines = [f"{len(found['subjects'])} subjects, seeds {_listed(found['seeds'])}:", ""]
+    lines = [f"{len(found['subjects'])} subjects, seeds {listed(found['seeds'])}:", ""]
     for side in ("untouched", "random"):
         wins = summary["wins"][f"shut_below_{side}"]
         other = "the untouched model" if side == "untouched" else "the random mask"
@@ -106,7 +106,7 @@ def _subjects(rows: list[Mapping[str, Any]]) -> list[str]:
             sides = ("untouched", "shut", "random")
             cells += [f"{row[side]['image_alignment']:.3f}" for side in sides]
         lines.append(cells)
-    return [*_table(head, lines), ""]
+    return [*table(head, lines), ""]
 
 
 def _strangers(found: Mapping[str, Any]) -> list[str]:
@@ -115,25 +115,25 @@ def _strangers(found: Mapping[str, Any]) -> list[str]:
         "## Is a concept its subject's own?",
         "",
         f"Every subject's held-out loss with the concept of each of the {len(found['subjects'])} "
-        f"subjects shut, seeds {_listed(found['seeds'])}. By subject loss, its own concept "
+        f"subjects shut, seeds {listed(found['seeds'])}. By subject loss, its own concept "
         f"is on average number {summary['rank']:.1f} among all (by chance "
         f"{summary['chance']:.1f}); it is the best in {summary['best']} of {summary['of']} cases.",
         "",
     ]
     head = ["change from untouched", "own concept", "another's", "own - another's"]
     rows = [
-        [NAMES[name], *(_interval(summary[name][side]) for side in SIDES_OF_STRANGERS)]
+        [NAMES[name], *(shown(summary[name][side]) for side in SIDES_OF_STRANGERS)]
         for name in ("subject", "prior", "loss")
     ]
-    return [*lines, *_table(head, rows), "", *_footer(found)]
+    return [*lines, *table(head, rows), "", *footer(found)]
 
 
 def _rules(found: Mapping[str, Any]) -> list[str]:
     lines = [
         f"## The rules at one density ({found['density']:.2%})",
         "",
-        f"{len(found['subjects'])} subjects ({_listed(found['subjects'])}), seeds "
-        f"{_listed(found['seeds'])}. All rules took the same number of gradients: those that do "
+        f"{len(found['subjects'])} subjects ({listed(found['subjects'])}), seeds "
+        f"{listed(found['seeds'])}. All rules took the same number of gradients: those that do "
         "not refine spent the refinement's on scoring. The best change of the loss comes first.",
         "",
     ]
@@ -143,12 +143,13 @@ def _rules(found: Mapping[str, Any]) -> list[str]:
     for rule, figures in found["table"].items():
         before, after, change = figures["untouched"], figures["shut"], figures["change"]
         losses = [f"{f[name]:.4f}" for name in ("subject", "prior") for f in (before, after)]
-        changes = [_interval(change[name]) for name in ("subject", "prior", "loss")]
+        changes = [shown(change[name]) for name in ("subject", "prior", "loss")]
         rows.append([f"`{rule}`", *losses, *changes, f"{figures['seconds']:.0f}"])
-    return [*lines, *_table(head, rows), "", *_footer(found)]
+    return [*lines, *table(head, rows), "", *footer(found)]
 
 
-def _footer(found: Mapping[str, Any]) -> list[str]:
+def footer(found: Mapping[str, Any]) -> list[str]:
+    """Say with what the figures were measured."""
     computer = found["machine"]
     settings = ", ".join(f"{name} {value}" for name, value in found["settings"].items())
     model = f" with the model `{found['model']}`" if "model" in found else ""
@@ -171,13 +172,16 @@ def _footer(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _interval(found: Mapping[str, float]) -> str:
+def shown(found: Mapping[str, float]) -> str:
+    """Write a difference with its interval."""
     return f"{found['mean']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
 
 
-def _listed(values: list) -> str:
+def listed(values: list) -> str:
+    """Write names or numbers in a sentence."""
     return ", ".join(str(value).replace("_", " ") for value in values)
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Write a table, a line a row."""
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]

@@ -4,16 +4,14 @@ A record holds the figures beside the settings, versions and machine they were m
 is what ``docs/results`` keeps.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cones import record
-from cones.cli import options, places, screen, studies
-from cones.cli import search as find
+from cones.cli import comparing, options, places, screen, studies
 
 Record = Annotated[
     Path | None, typer.Option("--output", "-o", help="JSON file to write, settings included.")
@@ -30,8 +28,10 @@ Pictures = Annotated[
 Work = Annotated[Path, typer.Option(help="Folder where finished cells are kept.")]
 Docs = Annotated[
     Path | None,
-    typer.Option(help="Folder whose results/search.json and search.md are brought up to date."),
+    typer.Option(help="Folder of the docs, whose results and page are brought up to date."),
 ]
+Updates = Annotated[int, typer.Option("--steps", min=0, help="Updates of the values.")]
+Rate = Annotated[float, typer.Option(min=0, help="Learning rate of the values.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Measurements of each figure.")]
 app = typer.Typer(
     no_args_is_help=True,
@@ -132,9 +132,9 @@ def search(
     """
     from cones.bench.search import search_figures
 
-    job = _Job("search", search_figures, photos, subject, seeds, work, docs, more or [])
-    extra = {"score": (lambda: _scorer(model)) if pictures else lambda: None}
-    _compare(job, (model, device, dtype), extra, as_json=as_json)
+    job = comparing.Job("search", search_figures, photos, subject, seeds, work, docs, more or [])
+    extra = {"score": (lambda: comparing.scorer(model)) if pictures else lambda: None}
+    comparing.compare(job, (model, device, dtype), extra, as_json=as_json)
 
 
 @app.command("rules")
@@ -157,8 +157,8 @@ def rules(
     """
     from cones.bench.rules import rules_figures
 
-    job = _Job("rules", rules_figures, photos, subject, seeds, work, docs, more or [])
-    _compare(job, (model, device, dtype), {}, as_json=as_json)
+    job = comparing.Job("rules", rules_figures, photos, subject, seeds, work, docs, more or [])
+    comparing.compare(job, (model, device, dtype), {}, as_json=as_json)
 
 
 @app.command("strangers")
@@ -183,74 +183,57 @@ def strangers(
     """
     from cones.bench.strangers import strangers_figures
 
-    job = _Job("strangers", strangers_figures, photos, subject, seeds, work, docs, more or [])
-    _compare(job, (model, device, dtype), {}, as_json=as_json)
+    job = comparing.Job(
+        "strangers", strangers_figures, photos, subject, seeds, work, docs, more or []
+    )
+    comparing.compare(job, (model, device, dtype), {}, as_json=as_json)
 
 
 app.command("tuning")(screen.guarded(studies.tuning))
 app.command("sequential")(screen.guarded(studies.sequential))
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A comparison over subjects: what is measured, on what, and where it is kept."""
-
-    name: str
-    measure: Callable[..., dict[str, Any]]
-    photos: Path
-    subjects: list[str] | None
-    seeds: Sequence[int]
-    work: Path
-    docs: Path | None
-    more: list[str]
-
-
-def _compare(
-    job: _Job,
-    machine: tuple[str | None, str | None, str | None],
-    extra: dict[str, Callable[[], Any]],
-    *,
-    as_json: bool,
+@app.command("precision")
+@screen.guarded
+def precision(
+    photos: Photos = EXAMPLES,
+    subject: Subjects = None,
+    seeds: Seeds = (0, 1),
+    steps: Updates = 200,
+    rate: Rate = 1e-3,
+    pictures: Pictures = True,
+    work: Work = WORK,
+    docs: Docs = None,
+    model: options.Model = None,
+    more: options.Set = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    as_json: options.Json = False,
 ) -> None:
-    """Check, measure with a bar, keep and show."""
-    from cones.bench.tables import markdown
-    from cones.bench.tables import record as keep
+    """Values of the neurons learnt in float32, float16, quaternary and binary, beside controls.
 
-    settings = find.settings_of({}, job.more)
-    places.require_folder(job.work)
-    if job.docs is not None:
-        places.require_folder(job.docs)
-    given = {name: make() for name, make in extra.items()}
-    model, device, dtype = machine
-    pipeline = places.pipeline(model, device=device, dtype=dtype, half=False)
-    hint = f"finished cells are kept in {job.work}; the same command goes on from there"
-    with screen.resumable(hint), screen.bars() as notify:
-        found = job.measure(
-            pipeline,
-            job.photos,
-            work=job.work,
-            subjects=job.subjects,
-            seeds=job.seeds,
-            settings=settings,
-            on_progress=lambda s: notify(s.stage, s.step - 1, s.steps, None),
-            **given,
-        )
-    if job.docs is not None:
-        keep(job.name, found, job.docs)
-    if as_json:
-        screen.emit(found)
-    else:
-        screen.tell(markdown({job.name: found}))
+    Uses the searches of **bench search** again where seeds and settings are the same; the files
+    with values stay in --work.
 
+    **Example:**  cones bench precision --subject siamese_cat --seed 0
+    """
+    from cones.bench import precision_page as page
+    from cones.bench.precision import Training, precision_figures
 
-def _scorer(model: str | None) -> Any:
-    """Give the independent judge, and the built-in model's CLIP where that model draws."""
-    from cones.bench.search import Judged
-    from cones.encoders import load_clip
-    from cones.metrics import load_judge
-    from cones.mini import weights_path
-
-    return Judged(load_judge(), load_clip(weights_path() / "clip") if model is None else None)
+    job = comparing.Job(
+        "precision", precision_figures, photos, subject, seeds, work, docs, more or []
+    )
+    extra = {
+        "score": (lambda: comparing.scorer(model)) if pictures else lambda: None,
+        "training": lambda: Training(steps, rate),
+    }
+    comparing.compare(
+        job,
+        (model, device, dtype),
+        extra,
+        as_json=as_json,
+        pages=comparing.Pages(page.record, page.markdown),
+    )
 
 
 def _measure(

@@ -64,6 +64,7 @@ def _summary(path: Path, concept: Any) -> dict[str, Any]:
         "neurons": len(concept.mask),
         "searched": concept.mask.total,
         "density": concept.mask.density,
+        "precision": "shut" if concept.values is None else concept.values.precision,
         "levels": list(concept.densities),
         "mask": concept.mask.digest,
         "kinds": by_kind(concept.mask),
@@ -95,6 +96,8 @@ def _tell(summary: dict[str, Any]) -> None:
     )
     levels = "  ".join(f"{density:.3%}" for density in summary["levels"])
     screen.tell(f"  levels: {levels}")
+    if summary["precision"] != "shut":
+        screen.tell(f"  {summary['precision']} values instead of zeros")
     for line in search.certificate_lines(summary["certificate"]):
         screen.tell(line)
     search.warn_raised(summary["certificate"])

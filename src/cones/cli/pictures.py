@@ -105,11 +105,14 @@ def _pipeline(model: str | None, device: str | None, dtype: str | None) -> Any:
 
 
 def _described(concept: Any) -> dict[str, Any]:
+    values = concept.values
+    own = {} if values is None else {"precision": values.precision, "values": values.digest}
     return {
         "words": [f"{member.identifier} {member.noun}" for member in concept.members],
         "base": concept.base.model,
         "density": concept.mask.density,
         "mask": concept.mask.digest,
+        **own,
     }
 
 
@@ -159,11 +162,11 @@ def _draw(job: _Job, missing: list[int], concepts: list[Any], pipeline: Any) -> 
 def _excited(pipeline: Any, concepts: list[Any], job: _Job) -> Any:
     """Find the words that must be seen, or give None where none is asked for."""
     from cones.excite import Excite
-    from cones.generate import prepare
+    from cones.generate import edit
 
     if not job.settings["excite"]:
         return None
-    prepare(pipeline, concepts)  # their words have to be known before they can be found
+    edit(pipeline, concepts)  # their words have to be known before they can be found
     return Excite.of(pipeline, job.prompt, job.settings["excite"])
 
 
