@@ -197,12 +197,14 @@ class Evaluation:
 
     def draw(self, wanted: Sequence[Sheet], learnt: Customization | None) -> None:
         """Draw what is missing."""
-        missing = [sheet for sheet in wanted if not sheet.done]
+        missing = [
+            batch for batch in sheets.batches(wanted) if not all(sheet.done for sheet in batch)
+        ]
         if not missing:
             return
         with learnt.applied(self.pipeline) if learnt else nullcontext():
-            for done, sheet in enumerate(missing):
-                sheets.draw(self.pipeline, sheet, self.plan)
+            for done, batch in enumerate(missing):
+                sheets.draw(self.pipeline, batch, self.plan)
                 self.notify(Step("pictures", done + 1, len(missing)))
 
     def scored(self, cell: Cell, encoders: Encoders) -> dict[str, float]:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from cones.bench.plan import UNRELATED, Cell, Plan
-from cones.generate import sample
+from cones.generate import BATCH, sample
 from cones.plot import save_picture
 from cones.subject import pixels_of
 
@@ -59,19 +59,35 @@ def unrelated(home: Path, seed: int) -> list[Sheet]:
     ]
 
 
-def draw(pipeline: Any, sheet: Sheet, plan: Plan) -> None:
-    """Draw a sheet whole, so that a resumed one is the same."""
-    seeds = [sheet.seed + n for n in range(len(sheet.paths))]
+def batches(found: Sequence[Sheet]) -> list[list[Sheet]]:
+    """Put sheets together that are drawn at once, the same ones whatever is there already."""
+    together: list[list[Sheet]] = []
+    room = 0
+    for sheet in found:
+        if room < len(sheet.paths):
+            together.append([])
+            room = BATCH
+        together[-1].append(sheet)
+        room -= len(sheet.paths)
+    return together
+
+
+def draw(pipeline: Any, together: Sequence[Sheet], plan: Plan) -> None:
+    """Draw a batch whole: a picture's last bits depend on the others, and a resumed one's too."""
+    made = [
+        (path, {"prompt": sheet.prompt, "seed": sheet.seed + number})
+        for sheet in together
+        for number, path in enumerate(sheet.paths)
+    ]
     images = sample(
         pipeline,
-        [sheet.prompt] * len(seeds),
-        seeds=seeds,
+        [settings["prompt"] for _, settings in made],
+        seeds=[settings["seed"] for _, settings in made],
         steps=plan.steps,
         guidance=plan.guidance,
     )
-    for path, image, seed in zip(sheet.paths, images, seeds, strict=True):
-        settings = {"prompt": sheet.prompt, "seed": seed, "steps": plan.steps}
-        save_picture(image, path, {**settings, "guidance": plan.guidance})
+    for (path, settings), image in zip(made, images, strict=True):
+        save_picture(image, path, {**settings, "steps": plan.steps, "guidance": plan.guidance})
 
 
 def pixels(*sheets: Sheet) -> Float[Tensor, "n 3 h w"]:

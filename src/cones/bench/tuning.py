@@ -21,7 +21,7 @@ GRID: dict[str, dict[str, tuple[float, ...]]] = {
     "dreambooth": {"rate": (3e-5, 1e-4, 3e-4)},
     "lora": {"rate": (1e-3, 3e-3, 1e-2)},
     "shira": {"rate": (1e-3, 3e-3, 1e-2)},
-    "textual-inversion": {"rate": (3e-3, 1e-2, 3e-2)},
+    "textual-inversion": {"rate": (5e-3, 2e-2)},
 }
 WEIGHED = ("image_alignment", "text_alignment")
 
