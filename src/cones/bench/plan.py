@@ -32,6 +32,13 @@ PROMPTS = (
     "a photo of a blue {} on a road",
     "a white {} in a park",
 )
+# For choosing rates: places that no prompt above names.
+TUNING_PROMPTS = (
+    "a photo of a {} in a street",
+    "a {} at the seaside",
+    "a picture of a {} in a meadow",
+    "a {} in a lobby",
+)
 UNRELATED = (
     "a photo of a train on a road",
     "a picture of a lake",

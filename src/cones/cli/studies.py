@@ -1,6 +1,7 @@
 """``cones bench tuning`` and ``cones bench sequential``: studies made of evaluations."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,14 +43,17 @@ def tuning(
 ) -> None:
     """Choose the rates of the rival methods on tuning subjects, and publish the grid.
 
-    Steps and whatever else is fixed come from the preset and --change.
+    Steps and whatever else is fixed come from the preset and --change; the prompts are none of
+    those that methods are compared on.
 
     **Example:**  cones bench tuning --method lora -o out/tuning.json
     """
+    from cones.bench.plan import TUNING_PROMPTS
     from cones.bench.tuning import GRID, tuning_figures
 
     grid = {name: GRID[name] for name in method or GRID if name in GRID}
-    plan = evaluate.plan_of(preset, None, subject, seeds, images, change or [], more or [])
+    asked = evaluate.plan_of(preset, None, subject, seeds, images, change or [], more or [])
+    plan = replace(asked, prompts=TUNING_PROMPTS)
 
     def measure(pipeline: Any, encoders: Any, notify: Any) -> dict[str, Any]:
         return tuning_figures(
