@@ -1,18 +1,24 @@
 """The examination of the built-in model, with examiners and models of known answers."""
 
+import json
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from cones.mini import weights_path
+from cones.mini.card import with_measured
 from cones.mini.data import Corpus
 from cones.mini.examiner import Examiner, Shown, composed
 from cones.mini.probe import Probe, shares
 from cones.mini.quality import by_noun, model_figures, psnr, reconstructed, sheet, zero_shot
 from cones.mini.questions import KNOWN, TWO, UNSEEN, coloured, groups_of, several, single
 from cones.mini.world import NOUNS, PLACES, Scene, Thing, caption, held_out, with_article
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_the_probe_learns_what_a_line_can_tell(generator):
@@ -251,3 +257,14 @@ def test_the_gallery_shows_training_pictures_and_losses(corpus_folder, tmp_path,
     gallery.main()
     assert read_settings(tmp_path / "docs" / "model_pictures.png") == {"count": 12, "seed": 0}
     assert read_settings(tmp_path / "docs" / "model_losses.png") == {"every": 20}
+
+
+def test_the_card_quotes_the_record():
+    text = (weights_path() / "README.md").read_text("utf-8")
+    figures = json.loads((ROOT / "docs/results/model.json").read_text("utf-8"))
+    assert with_measured(text, figures) == text, "run: python -m cones.mini.quality"
+    share = figures["plain"]["nouns"]["share"]
+    assert f"| single thing named | {share:.1%} |" in text
+    assert text.count("## Measured") == 1
+    bare = text[: text.index("## Measured")] + text[text.index("## Licences") :]
+    assert with_measured(bare, figures) == text

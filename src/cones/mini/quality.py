@@ -24,13 +24,14 @@ from cones.encoders import load_clip
 from cones.metrics import load_judge
 from cones.metrics.distance import diversity, kernel_distance, standardised
 from cones.mini import weights_path
+from cones.mini.card import with_measured
 from cones.mini.data import HELD_OUT, Corpus, pictures
 from cones.mini.examiner import FIT_SEED, Examiner, Shown
 from cones.mini.probe import shares
 from cones.mini.questions import Asked, prompts
 from cones.mini.world import NOUNS, PLACES, held_out, with_article
 from cones.plot import Row, picture_sheet, save_picture
-from cones.record import machine, write_json
+from cones.record import machine, write_json, write_text
 from cones.subject import pixels_of
 
 GUIDANCE = 7.5
@@ -207,7 +208,11 @@ def main() -> None:
         per_noun=options.per_noun,
     )
     figures["settings"] |= {"fitted": options.fitted, "held_out": options.held_out}
-    write_json(options.out, {**figures, "machine": machine()})
+    figures["machine"] = machine()
+    write_json(options.out, figures)
+    readme = (options.model or weights_path()) / "README.md"
+    if readme.exists():
+        write_text(readme, with_measured(readme.read_text("utf-8"), figures))
     options.sheet.parent.mkdir(parents=True, exist_ok=True)
     save_picture(sheet(sheets["plain"]), options.sheet, figures["settings"])
 
