@@ -3,7 +3,7 @@
 import ipaddress
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -70,7 +70,7 @@ def _server() -> ModuleType:
     return server
 
 
-def _add(studio: object, path: Path) -> None:
+def _add(studio: Any, path: Path) -> None:
     try:
         studio.add(path.name, path.read_bytes())
     except CodecError as error:

@@ -1,8 +1,9 @@
 """Serve a studio to a browser: a page of our own on starlette and uvicorn (the extra ``ui``).
 
-Everything the page loads comes from here, and its policy forbids the browser to load more. Names of
-other hosts and requests sent by other sites are refused, so that no web page elsewhere can reach a
-server on this machine through the browser. There is no password: the address is the protection.
+Everything the page loads comes from here, and its policy forbids the browser to load more. Names
+of other hosts and requests sent by other sites are refused, so that no web page elsewhere can
+reach a server on this machine through the browser. There is no password: the address is the
+protection.
 """
 
 import json
