@@ -61,8 +61,8 @@ def main() -> None:
         finally:
             process.send_signal(signal.SIGINT)
     with Image.open(given.output) as picture:
-        small = picture.convert("RGB").quantize(256)
-    small.save(given.output, optimize=True)
+        plain = picture.convert("RGB")
+    plain.quantize(palette=plain.quantize(256)).save(given.output, optimize=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ function fail(message) {
   $("error").hidden = !message;
 }
 
-async function ask(path, options = {}) {
+// Every answer is read to its end: one left unread would keep its connection.
+async function ask(path, options = {}, kind = "json") {
   let reply;
   try {
     reply = await fetch(path, options);
@@ -22,10 +23,10 @@ async function ask(path, options = {}) {
     const said = await reply.json().catch(() => ({}));
     throw new Error(said.error || `${reply.status} ${reply.statusText}`);
   }
-  return reply;
+  return reply[kind]();
 }
 
-const post = (path, body) => ask(path, { method: "POST", body: JSON.stringify(body) });
+const post = (path, body, kind) => ask(path, { method: "POST", body: JSON.stringify(body) }, kind);
 
 async function guarded(work) {
   fail("");
@@ -102,16 +103,14 @@ function insert(text) {
 
 async function upload(files) {
   for (const file of files) {
-    const reply = await ask(`concepts?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
-    addCard(await reply.json());
+    addCard(await ask(`concepts?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file }));
   }
 }
 
 async function download() {
-  const chosen = choices();
-  const reply = await post("mixture", { choices: chosen });
+  const data = await post("mixture", { choices: choices() }, "blob");
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(await reply.blob());
+  link.href = URL.createObjectURL(data);
   const words = cards().filter(isOn).map((card) => card.concept.members[0].noun);
   link.download = `${words.join("-").replace(/[^\w-]+/g, "_")}.cones.safetensors`;
   link.click();
@@ -127,10 +126,8 @@ function busy(on) {
 }
 
 async function follow() {
-  const reply = await fetch("progress").catch(() => null);
-  if (!reply || $("progress").hidden) return;
-  const { done, count } = await reply.json();
-  if (done) $("progress").value = done / count;
+  const { done, count } = await ask("progress").catch(() => ({}));
+  if (done && !$("progress").hidden) $("progress").value = done / count;
 }
 
 async function draw() {
@@ -148,7 +145,7 @@ async function draw() {
   busy(true);
   const timer = setInterval(follow, 250);
   try {
-    drawn = await (await post("draw", order)).json();
+    drawn = await post("draw", order);
   } finally {
     clearInterval(timer);
     busy(false);
@@ -200,7 +197,7 @@ function wordButton(word) {
     for (const other of $("words").querySelectorAll("button")) {
       other.setAttribute("aria-pressed", other.textContent === pressed);
     }
-    if (pressed) await ask(`picture/${drawn.untouched}/0?word=${encodeURIComponent(pressed)}`);
+    if (pressed) await ask(`picture/${drawn.untouched}/0?word=${encodeURIComponent(pressed)}`, {}, "blob");
     light(pressed);
   }));
   button.addEventListener("mouseenter", () => light(word));
@@ -234,7 +231,7 @@ document.addEventListener("drop", (event) => {
   if (!$("file").disabled && files.length) guarded(() => upload(files));
 });
 guarded(async () => {
-  const state = await (await ask("state")).json();
+  const state = await ask("state");
   $("model").textContent = state.model;
   state.concepts.forEach(addCard);
   const said = state.concepts.map((concept) => wordsOf(concept, concept.members[0].identifier));
