@@ -1,9 +1,15 @@
-"""Losses with known answers, cheap enough to differentiate a thousand times."""
+"""Losses with known answers, cheap enough to differentiate a thousand times; random concepts."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from cones.backbones import backbone_for
+from cones.base_check import BaseCheck
+from cones.concept import Concept, Member
+from cones.mask import ConceptMask
 
 
 class Quadratic:
@@ -98,3 +104,29 @@ class Colours:
     def texts(self, prompts: Sequence[str]) -> Tensor:
         """Count letters."""
         return torch.tensor([[1.0, len(prompt) % 3, len(prompt) % 5] for prompt in prompts])
+
+
+def make_concept(
+    pipeline: Any, identifier: str = "V*", noun: str = "cat", *, seed: int = 1, scope: str = "both"
+) -> Concept:
+    """Draw two nested random masks of a tenth and a third of the weights."""
+    draw = torch.Generator().manual_seed(seed)
+    live = backbone_for(pipeline).weights(scope)
+    noise = {n: torch.rand(w.shape, generator=draw) for n, w in live.items()}
+    levels = tuple(
+        ConceptMask.where({n: x < share for n, x in noise.items()}) for share in (0.1, 0.3)
+    )
+    part = {"subject": 0.5, "prior": 0.0, "loss": 0.5}
+    return Concept(
+        levels=levels,
+        level=1,
+        members=(Member(identifier, noun, {"text_encoder": torch.randn(1, 32, generator=draw)}),),
+        base=BaseCheck.of(live, "tiny"),
+        certificate={
+            "untouched": part,
+            "shut": part | {"subject": 0.25},
+            "random": part | {"subject": 0.75},
+            "curve": [part | {"subject": 0.375}, part | {"subject": 0.25}],
+            "raises_loss": False,
+        },
+    )

@@ -207,7 +207,7 @@ def combine(a: Concept, b: Concept, how: str = "union") -> Concept:
         raise MaskError(f"how is {how!r}, expected one of {sorted(operators)}; choose one")
     require_shut((a, b))
     a.require_base(b.base)
-    members = a.members if how == "difference" else _named_apart(a.members, b.members)
+    members = a.members if how == "difference" else named_apart(a.members, b.members)
     parts = [
         {"mask": c.mask.digest, "density": c.mask.density, "settings": c.settings} for c in (a, b)
     ]
@@ -220,8 +220,12 @@ def combine(a: Concept, b: Concept, how: str = "union") -> Concept:
     )
 
 
-def _named_apart(first: tuple[Member, ...], second: tuple[Member, ...]) -> tuple[Member, ...]:
-    """List the members of both, once each."""
+def named_apart(first: tuple[Member, ...], second: tuple[Member, ...]) -> tuple[Member, ...]:
+    """List the members of both, once each.
+
+    Raises:
+        MaskError: One identifier names two subjects.
+    """
     members = {member.identifier: member for member in first}
     for member in second:
         known = members.setdefault(member.identifier, member)

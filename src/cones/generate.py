@@ -88,11 +88,7 @@ def verdicts(pipeline: Any, concepts: Sequence[Concept]) -> list[Verdict]:
 def _join(a: ConceptMask, b: ConceptMask) -> ConceptMask:
     """Join two masks, also of different scopes (cross- and self-attention)."""
     shapes = {**a.shapes, **b.shapes}
-    wide = [
-        ConceptMask(shapes, {**ConceptMask.empty(shapes).indices, **mask.indices})
-        for mask in (a, b)
-    ]
-    return wide[0] | wide[1]
+    return a.widened(shapes) | b.widened(shapes)
 
 
 def missing_identifiers(concepts: Sequence[Concept], prompts: Sequence[str]) -> list[str]:

@@ -109,6 +109,10 @@ class ConceptMask:
             {name: self.indices[name] for name in order},
         )
 
+    def widened(self, shapes: Mapping[str, tuple[int, ...]]) -> "ConceptMask":
+        """Lay the mask over ``shapes``, which hold its own; it has no neuron in the others."""
+        return ConceptMask(shapes, {**ConceptMask.empty(shapes).indices, **self.indices})
+
     def issubset(self, other: "ConceptMask") -> bool:
         """Say whether ``other`` holds every neuron of this mask."""
         self._require_same_sites(other)

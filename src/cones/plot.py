@@ -5,6 +5,7 @@ picture says how it was made. Sheets need Pillow only; curves and the density pi
 matplotlib (the extra ``plot``).
 """
 
+import io
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -96,12 +97,19 @@ def overlay(image: Image.Image, shares: Sequence[Sequence[float]]) -> Image.Imag
     return Image.fromarray(np.uint8((1 - COVER) * grey + COVER * colours))
 
 
-def save_picture(image: Image.Image, path: Path | str, settings: Mapping[str, Any]) -> None:
-    """Write a PNG that carries ``settings`` as JSON; the file appears only when complete."""
+def png_bytes(image: Image.Image, settings: Mapping[str, Any]) -> bytes:
+    """Lay out a PNG that carries ``settings`` as JSON."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt(PARAMETERS, json.dumps(settings, ensure_ascii=False, sort_keys=True))
+    stream = io.BytesIO()
+    image.save(stream, format="PNG", pnginfo=info)
+    return stream.getvalue()
+
+
+def save_picture(image: Image.Image, path: Path | str, settings: Mapping[str, Any]) -> None:
+    """Write a PNG that carries ``settings`` as JSON; the file appears only when complete."""
     with appearing(path) as unfinished:
-        image.save(unfinished, format="PNG", pnginfo=info)
+        unfinished.write_bytes(png_bytes(image, settings))
 
 
 def read_settings(path: Path | str) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ is imported inside the commands, which keeps ``cones --help`` fast.
 
 import typer
 
-from cones.cli import attend, bench, evaluate, files, pictures, search, together
+from cones.cli import attend, bench, evaluate, files, pictures, search, together, ui
 
 app = typer.Typer(
     name="cones",
@@ -26,6 +26,7 @@ app.command("combine")(files.combine)
 app.command("refine")(together.refine)
 app.command("export")(files.export)
 app.command("evaluate")(evaluate.evaluate)
+app.command("ui")(ui.ui)
 app.command("demo")(pictures.demo)
 app.add_typer(bench.app, name="bench")
 
