@@ -98,7 +98,7 @@ def test_multiplicity():
     masks = [mask([1, 2, 3], [0]), mask([3, 4], [0]), mask([3, 9], [])]
     rows = multiplicity(masks)
     total = sum(math.prod(shape) for shape in SHAPES.values())
-    assert [row["weights"] for row in rows] == [total - 5, 3, 1, 1]
+    assert [row["weights"] for row in rows] == [total - 6, 4, 1, 1]
     assert [row["concepts"] for row in rows] == [0, 1, 2, 3]
     assert sum(row["expected"] for row in rows) == pytest.approx(total)
     pair = multiplicity(masks[:2])

@@ -7,7 +7,7 @@ is imported inside the commands, which keeps ``cones --help`` fast.
 
 import typer
 
-from cones.cli import attend, bench, evaluate, files, pictures, search, together
+from cones.cli import atlas, attend, bench, evaluate, files, pictures, search, together
 
 app = typer.Typer(
     name="cones",
@@ -22,6 +22,7 @@ app.command("find")(search.find)
 app.command("generate")(pictures.generate)
 app.command("show")(files.show)
 app.command("attend")(attend.attend)
+app.command("atlas")(atlas.atlas)
 app.command("combine")(files.combine)
 app.command("refine")(together.refine)
 app.command("export")(files.export)
