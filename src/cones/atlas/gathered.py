@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cones.atlas.places import placed
+from cones.atlas.places import EXACT, placed
 from cones.concept import Concept
 from cones.errors import MaskError
 from cones.layout import block_of, by_block, by_column, by_head, by_row, in_order
@@ -40,13 +40,17 @@ class Entry:
     size: int
 
 
-def gathered(entries: Sequence[Entry], *, heads: int | None = None) -> dict[str, Any]:
+def gathered(
+    entries: Sequence[Entry], *, heads: int | None = None, exact: int = EXACT
+) -> dict[str, Any]:
     """Gather the figures of an atlas.
 
     Args:
         entries: One to eight concepts of one base model.
         heads: Number of attention heads of every layer; None goes by the width of the text,
             and leaves heads out where that is no known family's.
+        exact: Embed every position as long as there are no more than these; above, coarse
+            pictures of every layer.
 
     Raises:
         MaskError: There are too many concepts, they have layers of different shapes, or the
@@ -83,7 +87,7 @@ def gathered(entries: Sequence[Entry], *, heads: int | None = None) -> dict[str,
         "columns": [[_bars(by_column, mask, name) for name in names] for mask in masks],
         "pairs": _pairs(masks, names),
         "several": _several(masks),
-        "places": placed(masks, shapes, names),
+        "places": placed(masks, shapes, names, exact=exact),
     }
 
 

@@ -31,15 +31,20 @@ def placed(
 
     Returns:
         ``kind``: ``gaps``, or ``squares`` where there are more than ``exact`` positions.
-        ``layers``: for every name, one text in base 64 for every mask, None where it was not
-        searched or is no matrix. Coarse pictures have one text more, of what several hold, and
-        each byte is the share of a square in 255ths of the layer's fullest (``full``).
+        ``layers``, one for every name. With gaps: a text in base 64 for every mask, None where
+        it did not search the layer. With squares: their side in weights, and for every mask, and
+        last for what several hold, a byte a square: its share of neurons in 255ths of ``full``.
+        A layer that is no matrix is None.
     """
     if sum(len(mask) for mask in masks) <= exact:
-        layers = [[_gaps(mask, name) for mask in masks] for name in names]
+        flat = {name for name in names if _is_matrix(shapes[name])}
+        layers = [[_gaps(m, n) for m in masks] if n in flat else None for n in names]
         return {"kind": "gaps", "layers": layers}
-    found = [_squares(masks, shapes, name) for name in names]
-    return {"kind": "squares", "side": SIDE, "layers": found}
+    return {"kind": "squares", "layers": [_squares(masks, shapes, name) for name in names]}
+
+
+def _is_matrix(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and 0 not in shape
 
 
 def gaps(positions: np.ndarray) -> bytes:
@@ -51,7 +56,7 @@ def gaps(positions: np.ndarray) -> bytes:
 
 
 def _gaps(mask: ConceptMask, name: str) -> str | None:
-    if len(mask.shapes.get(name, ())) != 2:
+    if name not in mask.shapes:
         return None
     return base64.b64encode(gaps(mask.indices[name].numpy())).decode()
 
@@ -60,7 +65,7 @@ def _squares(
     masks: Sequence[ConceptMask], shapes: Mapping[str, tuple[int, ...]], name: str
 ) -> dict[str, Any] | None:
     """Count neurons in squares, mask by mask, and those that several hold."""
-    if len(shapes[name]) != 2 or 0 in shapes[name]:
+    if not _is_matrix(shapes[name]):
         return None
     wide = {name: shapes[name]}
     filled = [

@@ -15,7 +15,7 @@ from cones.concept import Concept
 from cones.errors import SearchError
 from cones.plot import overlay
 
-SIDE = 192  # pixels of a picture on the page
+SIDE, SMALL = 192, 128  # pixels of a picture and of a map on the page
 
 
 def drawn(
@@ -82,13 +82,13 @@ def _side(pipeline: Any, seen: Seen, prompt: str) -> dict[str, Any]:
     maps = []
     for word in dict.fromkeys(prompt.split()):
         found = seen.recording.map(token_positions(pipeline.tokenizer, prompt, word))[0]
-        maps.append({"word": word, "picture": address(overlay(picture, found.tolist()))})
-    return {"picture": address(picture), "maps": maps}
+        lit = overlay(picture, found.tolist())
+        maps.append({"word": word, "picture": address(lit, SMALL)})
+    return {"picture": address(picture, SIDE), "maps": maps}
 
 
-def address(picture: Image.Image) -> str:
-    """Give a picture as an address that holds it."""
+def address(picture: Image.Image, side: int) -> str:
+    """Give a picture, ``side`` pixels wide and high, as an address that holds it."""
     stream = io.BytesIO()
-    side = (SIDE, SIDE)
-    picture.convert("RGB").resize(side, Image.Resampling.LANCZOS).save(stream, "PNG")
+    picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS).save(stream, "PNG")
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

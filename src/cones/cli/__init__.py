@@ -7,7 +7,7 @@ is imported inside the commands, which keeps ``cones --help`` fast.
 
 import typer
 
-from cones.cli import atlas, attend, bench, evaluate, files, pictures, search, together
+from cones.cli import atlas, attend, bench, evaluate, files, overlap, pictures, search, together
 
 app = typer.Typer(
     name="cones",
@@ -28,6 +28,7 @@ app.command("refine")(together.refine)
 app.command("export")(files.export)
 app.command("evaluate")(evaluate.evaluate)
 app.command("demo")(pictures.demo)
+bench.app.command("overlap")(overlap.overlap)
 app.add_typer(bench.app, name="bench")
 
 
