@@ -20,19 +20,23 @@ from cones.subject import Subject
 
 Notify = Callable[[Step], object]
 Finder = Callable[..., Concept]
+IDENTIFIER = "V*"
 
 
 @dataclass(frozen=True)
 class Photos:
-    """A subject's folder: its name, its noun and where it is."""
+    """A subject's folder: its name, its noun, where it is, and the word that will mean it."""
 
     name: str
     noun: str
     folder: Path
+    identifier: str = IDENTIFIER
 
     def subject(self, size: int) -> Subject:
         """Read the photos."""
-        return Subject.from_folder(self.folder, noun=self.noun, size=size)
+        return Subject.from_folder(
+            self.folder, noun=self.noun, identifier=self.identifier, size=size
+        )
 
     @cached_property
     def digest(self) -> str:
@@ -102,13 +106,14 @@ def model_shown(pipeline: Any) -> str:
 
 def cell_key(kind: str, model: str, photos: Photos, settings: Settings) -> dict[str, Any]:
     """Gather all that a cell's figures depend on."""
-    return {
+    key = {
         "kind": kind,
         "model": model,
         "subject": photos.name,
         "photos": photos.digest,
         "settings": asdict(settings),
     }
+    return key if photos.identifier == IDENTIFIER else key | {"identifier": photos.identifier}
 
 
 def measured(

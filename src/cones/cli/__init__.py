@@ -7,7 +7,18 @@ is imported inside the commands, which keeps ``cones --help`` fast.
 
 import typer
 
-from cones.cli import attend, bench, evaluate, files, pictures, search, together, ui
+from cones.cli import (
+    atlas,
+    attend,
+    bench,
+    evaluate,
+    files,
+    overlap,
+    pictures,
+    search,
+    together,
+    ui,
+)
 
 app = typer.Typer(
     name="cones",
@@ -22,12 +33,14 @@ app.command("find")(search.find)
 app.command("generate")(pictures.generate)
 app.command("show")(files.show)
 app.command("attend")(attend.attend)
+app.command("atlas")(atlas.atlas)
 app.command("combine")(files.combine)
 app.command("refine")(together.refine)
 app.command("export")(files.export)
 app.command("evaluate")(evaluate.evaluate)
 app.command("ui")(ui.ui)
 app.command("demo")(pictures.demo)
+bench.app.command("overlap")(overlap.overlap)
 app.add_typer(bench.app, name="bench")
 
 
