@@ -235,5 +235,5 @@ guarded(async () => {
   $("model").textContent = state.model;
   state.concepts.forEach(addCard);
   const said = state.concepts.map((concept) => wordsOf(concept, concept.members[0].identifier));
-  $("prompt").value = `a ${said[0] ?? "cat"} in the snow`;
+  $("prompt").value ||= `a ${said[0] ?? "cat"} in the snow`;
 });
