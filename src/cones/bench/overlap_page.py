@@ -41,8 +41,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         "# Are concept neurons disentangled?",
         "",
         f"Written by `cones bench overlap` from [{RESULTS}]({RESULTS}); do not edit. The paper",
-        "reports 2.42 % shared by two subjects, and 53.27 % in common between joining two searches",
-        "and searching both at once, for one pair and one layer (Sec. 3.3, Fig. 4).",
+        "reports 2.42 % shared by two subjects, and 53.27 % in common between joining two",
+        "searches and searching both at once, for one pair and one layer (Sec. 3.3, Fig. 4).",
         "",
         "All columns but the last are parts of a union (Jaccard), mean and 95 % interval. Chance",
         "keeps the number of neurons of both masks in every layer; in every row of a layer; or",
@@ -84,6 +84,8 @@ def _row(row: Mapping[str, Any]) -> list[str]:
 
 
 def _interval(found: Mapping[str, float]) -> str:
+    if found["n"] == 1:
+        return f"{found['mean']:.2%}"
     return f"{found['mean']:.2%} [{found['low']:.2%}, {found['high']:.2%}]"
 
 
