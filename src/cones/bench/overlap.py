@@ -103,8 +103,8 @@ def overlap_figures(
 ) -> dict[str, Any]:
     """Measure what separate searches share, and what a joint search shares with their union.
 
-    Every subject has a word of its own, V1*, V2*, ..., in the order of the folders; the words'
-    vectors differ for up to five subjects.
+    Every subject has a word of its own, V1*, V2*, ..., in the order of the folders, and searches
+    of one subject, alone or jointly, mean it by the same word.
 
     Args:
         pipeline: Text-to-image pipeline.

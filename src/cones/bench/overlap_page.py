@@ -84,6 +84,8 @@ def _row(row: Mapping[str, Any]) -> list[str]:
 
 
 def _interval(found: Mapping[str, float]) -> str:
+    if found["n"] == 1:
+        return f"{found['mean']:.2%}"
     return f"{found['mean']:.2%} [{found['low']:.2%}, {found['high']:.2%}]"
 
 
