@@ -41,7 +41,7 @@ def click_through(page: Page, given: argparse.Namespace) -> None:
     if given.word:
         page.get_by_role("button", name=given.word, exact=True).click()
     page.mouse.move(0, 0)
-    page.wait_for_function("[...document.images].every(image => image.complete)")
+    page.wait_for_load_state("networkidle")
 
 
 def main() -> None:
