@@ -8,7 +8,7 @@ import copy
 import io
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +172,15 @@ def sd2() -> Any:
 def sdxl() -> Any:
     """Give a Stable Diffusion XL pipeline (do not change it)."""
     return _seeded(make_xl)
+
+
+@pytest.fixture(autouse=True)
+def no_new_words(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail the test that gives a word to a pipeline that the others use too."""
+    yield
+    for name in {"sd1", "sd2", "sdxl"} & set(request.fixturenames):
+        words = set(request.getfixturevalue(name).tokenizer.get_added_vocab()) - {BOS, EOS}
+        assert not words, f"{words} were given to the shared pipeline {name}; take a fresh copy"
 
 
 @pytest.fixture

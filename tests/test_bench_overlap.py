@@ -59,9 +59,9 @@ def finder(sd1):
     return Finder({n: tuple(w.shape) for n, w in backbone_for(sd1).weights("both").items()})
 
 
-def test_all_is_compared_and_nothing_searched_twice(photos, tmp_path, sd1, finder):
+def test_all_is_compared_and_nothing_searched_twice(photos, tmp_path, sd1, fresh, finder):
     options = {"work": tmp_path / "work", "finder": finder, "together": finder}
-    found = overlap_figures(sd1, photos, **options)
+    found = overlap_figures(fresh(sd1), photos, **options)
     asked = [(words, seed) for words, seed, _ in finder.asked]
     assert len(asked) == len(set(asked)) == 2 * (4 + 4)
     near = {("V1*", "V2*"), ("V2*", "V3*"), ("V3*", "V4*"), ("V1*", "V4*")}
@@ -94,24 +94,24 @@ def test_all_is_compared_and_nothing_searched_twice(photos, tmp_path, sd1, finde
     both = [masks[("V1*", "V2*"), seed] for seed in (0, 1)]
     assert row("joint_again", "ann + bob", [0, 1])["union"] == len(both[0] | both[1])
     once = len(finder.asked)
-    resumed = overlap_figures(sd1, photos, **options)
+    resumed = overlap_figures(fresh(sd1), photos, **options)
     assert resumed["rows"] == found["rows"]
     assert len(finder.asked) == once
 
 
-def test_pairs_to_search_jointly_can_be_chosen(photos, tmp_path, sd1, finder):
+def test_pairs_to_search_jointly_can_be_chosen(photos, tmp_path, sd1, fresh, finder):
     options = {"finder": finder, "together": finder, "seeds": (0,)}
-    found = overlap_figures(sd1, photos, work=tmp_path / "a", joint="none", **options)
+    found = overlap_figures(fresh(sd1), photos, work=tmp_path / "a", joint="none", **options)
     assert {row["what"] for row in found["rows"]} == {"subjects"}
-    overlap_figures(sd1, photos, work=tmp_path / "b", joint="all", **options)
+    overlap_figures(fresh(sd1), photos, work=tmp_path / "b", joint="all", **options)
     assert sum(len(words) == 2 for words, _, _ in finder.asked) == 6
     two = {"subjects": ["ann", "cid"], "work": tmp_path / "c", **options}
-    overlap_figures(sd1, photos, **two)
+    overlap_figures(fresh(sd1), photos, **two)
     assert sum(len(words) == 2 for words, _, _ in finder.asked) == 7
     with pytest.raises(SearchError, match="found joint 'x'"):
-        overlap_figures(sd1, photos, **(two | {"joint": "x"}))
+        overlap_figures(fresh(sd1), photos, **(two | {"joint": "x"}))
     with pytest.raises(SubjectError, match="found one subject"):
-        overlap_figures(sd1, photos, **(two | {"subjects": ["ann"]}))
+        overlap_figures(fresh(sd1), photos, **(two | {"subjects": ["ann"]}))
 
 
 def test_groups_are_rows_and_tenths_by_size():
@@ -163,9 +163,9 @@ def test_the_summary_averages_each_kind():
     assert found["again"]["share"]["mean"] == pytest.approx(1.6)
 
 
-def test_the_page_quotes_the_figures(photos, tmp_path, sd1, finder):
+def test_the_page_quotes_the_figures(photos, tmp_path, sd1, fresh, finder):
     found = overlap_figures(
-        sd1, photos, work=tmp_path, subjects=["ann", "bob"], finder=finder, together=finder
+        fresh(sd1), photos, work=tmp_path, subjects=["ann", "bob"], finder=finder, together=finder
     )
     overlap_page.record(found, tmp_path / "docs")
     kept = json.loads((tmp_path / "docs" / overlap_page.RESULTS).read_text())
@@ -173,8 +173,9 @@ def test_the_page_quotes_the_figures(photos, tmp_path, sd1, finder):
     assert page == overlap_page.markdown(kept)
     assert kept["rows"] == found["rows"]
     for what, figures in found["summary"].items():
-        mean = f"{figures['jaccard']['mean']:.2%}"
-        assert f"| {overlap_page.SAID[what]} | {mean} [" in page
+        mean, low = (f"{figures['jaccard'][name]:.2%}" for name in ("mean", "low"))
+        quoted = mean if figures["jaccard"]["n"] == 1 else f"{mean} [{low}, "
+        assert f"| {overlap_page.SAID[what]} | {quoted}" in page
     assert "2 subjects (ann V1*, bob V2*), seeds 0, 1." in page
 
 
