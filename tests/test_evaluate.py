@@ -98,6 +98,10 @@ def test_the_table_averages_by_method_and_number_of_subjects():
     ]
     assert found[0]["scores"]["drift"]["mean"] == 2
     assert found[0]["bytes"] == 20
+    rows[1]["scores"]["recognition"] = 0.5  # a noun without other looks has no such score
+    (partly, *_) = table(rows)
+    assert partly["scores"]["recognition"] == {"mean": 0.5, "low": 0.5, "high": 0.5, "n": 1}
+    assert partly["scores"]["drift"]["n"] == 2
     assert "seconds" not in found[0]
     assert "change" not in found[0]
 
@@ -168,9 +172,11 @@ def test_processes_share_the_work(photos, tmp_path, sd1, fresh):
     assert second["missing"] == 0
 
 
-def test_nothing_old_is_used_for_another_plan(photos, tmp_path, sd1):
+def test_nothing_old_is_used_for_another_plan(photos, tmp_path, sd1, fresh):
+    pipeline = fresh(sd1)
+
     def homes(asked):
-        evaluation = Evaluation(sd1, photos, asked, tmp_path)
+        evaluation = Evaluation(pipeline, photos, asked, tmp_path)
         return {evaluation.home(cell) for cell in evaluation.cells}
 
     same = homes(plan())
@@ -242,7 +248,7 @@ def test_the_command_writes_report_and_record(photos, tmp_path, sd1, fresh, monk
         assert said in " ".join(result.output.split())
 
 
-def test_changes_reach_the_method(photos, tmp_path, sd1):
+def test_changes_reach_the_method():
     from cones.cli.evaluate import plan_of
 
     asked = plan_of("quick", None, None, (0,), None, ["lora.rank=7"], ["steps=9"])

@@ -144,18 +144,21 @@ def table(rows: Sequence[Mapping[str, Any]], left_out: Sequence[str] = ()) -> li
     found = []
     for method, size in dict.fromkeys((row["method"], len(row["group"])) for row in rows):
         own = [row for row in rows if (row["method"], len(row["group"])) == (method, size)]
-        names = [
-            name
-            for name in own[0]["scores"]
-            if name not in left_out and all(name in r["scores"] for r in own)
-        ]
+        # A score that not every group has (no other looks of its noun) is that of the others.
+        having = {
+            name: [row for row in own if name in row["scores"]]
+            for name in dict.fromkeys(name for row in own for name in row["scores"])
+            if name not in left_out
+        }
         entry: dict[str, Any] = {"method": method, "subjects": size}
-        entry["scores"] = {name: _over(own, lambda r, n=name: r["scores"][n]) for name in names}
+        entry["scores"] = {
+            name: _over(some, lambda r, n=name: r["scores"][n]) for name, some in having.items()
+        }
         if method != UNTOUCHED and all(_place(row) in base for row in own):
             entry["change"] = {
-                name: _over(own, lambda r, n=name: r["scores"][n] - base[_place(r)][n])
-                for name in names
-                if all(name in base[_place(row)] for row in own)
+                name: _over(some, lambda r, n=name: r["scores"][n] - base[_place(r)][n])
+                for name, some in having.items()
+                if all(name in base[_place(row)] for row in some)
             }
         for name in ("seconds", "bytes", "density"):
             if all(name in row for row in own):
