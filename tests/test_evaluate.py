@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -189,6 +190,25 @@ def test_nothing_old_is_used_for_another_plan(photos, tmp_path, sd1, fresh):
     assert len(homes(plan(changes=lora)) & same) == 7
 
 
+def test_more_pictures_are_drawn_with_what_was_learnt_before(photos, tmp_path, sd1, fresh):
+    pipeline = fresh(sd1)
+
+    def homes(asked):
+        evaluation = Evaluation(pipeline, photos, asked, tmp_path)
+        return {c.label: evaluation.fits.home(c) for c in evaluation.cells}
+
+    same = homes(plan())
+    assert homes(plan(images=3, prompts=("a {}",), steps=2, guidance=3.0)) == same
+    lora = {**CHANGES, "lora": {"steps": 2, "rank": 2}}
+    changed = homes(plan(changes=lora))
+    assert {label for label in same if changed[label] != same[label]} == {
+        "lora tom 0",
+        "lora tom+rex 0",
+    }
+    other = homes(plan(prior=replace(TINY, prior_steps=3)))
+    assert not set(other.values()) & set(same.values())
+
+
 def test_plans_are_checked():
     with pytest.raises(SearchError, match=r"found no method magic; expected some of untouched"):
         plan(methods=("magic",))
@@ -287,19 +307,19 @@ def test_what_was_found_alone_is_joined_not_found_again(photos, tmp_path, sd1, f
     evaluation = Evaluation(fresh(sd1), photos, both, tmp_path)
     cells = {(c.method, len(c.group)): c for c in evaluation.cells}
     assert len(cells) == 4  # ways of joining are not repeated for a single subject
-    alone = evaluation.fitted(cells["cones", 1])
-    home = evaluation.home(cells["cones", 1])
+    alone = evaluation.fits.of(cells["cones", 1])
+    home = evaluation.fits.home(cells["cones", 1])
     before = json.loads((home / "fit.json").read_text())
     (home / "fit.json").write_text(json.dumps({**before, "seconds": 1000.0}))
-    joined = evaluation.fitted(cells["cones", 2])
+    joined = evaluation.fits.of(cells["cones", 2])
     assert joined.concepts[0].mask == alone.concepts[0].mask
-    taken = json.loads((evaluation.home(cells["cones", 2]) / "fit.json").read_text())["seconds"]
+    taken = evaluation.fits.told(cells["cones", 2])["seconds"]
     assert 1000 < taken < 1900  # with what the parts took
     union = joined.concepts[0].mask | joined.concepts[1].mask
-    inside = evaluation.fitted(cells["cones-collaborative", 2]).concepts[0].mask
+    inside = evaluation.fits.of(cells["cones-collaborative", 2]).concepts[0].mask
     assert inside <= union
     assert len(inside) < len(union)
-    assert not evaluation.fitted(cells["cones-scratch", 2]).concepts[0].mask <= union
+    assert not evaluation.fits.of(cells["cones-scratch", 2]).concepts[0].mask <= union
 
 
 def test_leaking_and_narrowing_are_measured():

@@ -62,6 +62,13 @@ def test_measured_and_reported_stand_side_by_side():
                 }
             },
         },
+        "sanity": {
+            "plan": {"groups": [["a_b"]]},
+            "settings": {"lora": {"steps": 3, "rate": 0.1, "rank": 2}, "cones": {"settings": {}}},
+            "photos": {"a_b": 0.75},
+            "trained": {"untouched": {"a_b": 0.25}, "lora": {"a_b": 0.5}},
+            "untrained": {"lora": 1.0},
+        },
         "tuning": {
             "grid": [
                 {
@@ -88,6 +95,12 @@ def test_measured_and_reported_stand_side_by_side():
     assert "| `lora` | rate 0.25 | 0.250 | 0.000 |  |" in lines
     assert "scores. Fixed: lora steps 7." in lines
     assert any("pairs: a b then c." in line for line in lines)
+    assert lines[lines.index("| photos to each other | 0.750 |  |") - 2] == (
+        "|  | a b | untrained: same |"
+    )
+    assert "| `untouched` | 0.250 |  |" in lines
+    assert "| `lora` | 0.500 | 100% |" in lines
+    assert any(line.startswith("rate (lora steps 3, rate 0.1)") for line in lines)
     assert not any("0.700" in line for line in lines)  # CLIPScore is another scale
     for single, two, three, four in PAPER.values():
         assert single > two > three > four  # as printed: more subjects, lower scores

@@ -1,12 +1,14 @@
 """Studies made of evaluations: rates chosen from a grid, subjects learnt one after another."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 from cones.bench.evaluate import Evaluation
 from cones.bench.plan import Plan
+from cones.bench.sanity import likeness_of, sanity_figures
 from cones.bench.scores import Encoders
 from cones.bench.sequential import SIDES, sequential_figures, sequential_summary
 from cones.bench.tuning import chosen, tuning_figures
@@ -92,7 +94,7 @@ def test_a_second_subject_is_learnt_from_where_the_first_has_left(photos, tmp_pa
     from cones.bench.plan import Cell
 
     first, second = (
-        evaluation.fitted(Cell("dreambooth", (p,), (w,), 0)).weights
+        evaluation.fits.of(Cell("dreambooth", (p,), (w,), 0)).weights
         for p, w in zip(cell.group, cell.words, strict=True)
     )
     after = load_file(next(folder.glob("*.safetensors")))
@@ -125,3 +127,36 @@ def test_what_cannot_be_learnt_in_turn_is_refused(photos, tmp_path, sd1):
     for bad in (plan(methods=("lora",)), plan(groups=(("tom",),))):
         with pytest.raises(SearchError, match="expected pairs and methods among"):
             sequential_figures(sd1, photos, bad, ENCODERS, work=tmp_path / "w")
+
+
+def test_sanity_trains_long_and_not_at_all(photos, tmp_path, sd1, fresh):
+    asked = plan(methods=("untouched", "dreambooth", "cones"), groups=(("tom",),))
+    found = sanity_figures(fresh(sd1), photos, asked, ENCODERS, work=tmp_path / "w")
+    assert found["plan"]["prompts"] == ["a photo of a {}"]
+    assert list(found["trained"]) == ["untouched", "dreambooth", "cones"]
+    alike = {name: each["tom"] for name, each in found["trained"].items()}
+    assert len(set(alike.values())) == 3
+    assert found["settings"]["dreambooth"]["steps"] == 1  # what is said is the long training
+    assert found["untrained"] == {"dreambooth": 1.0}
+    with pytest.raises(SearchError, match="expected single subjects"):
+        sanity_figures(fresh(sd1), photos, plan(), ENCODERS, work=tmp_path / "w")
+
+
+def test_sameness_is_counted(photos, tmp_path, sd1, fresh):
+    from cones.bench.sanity import _same
+
+    asked = plan(methods=("untouched", "lora"), groups=(("tom",),))
+    asked = replace(asked, changes={"lora": {"steps": 1}})
+    evaluation = Evaluation(fresh(sd1), photos, asked, tmp_path / "w")
+    evaluation.run(ENCODERS)
+    assert _same(evaluation, "lora") == 0.0
+    assert _same(evaluation, "untouched") == 1.0
+
+
+def test_likeness_of_photos_to_each_other(tmp_path):
+    from cones.bench.cells import Photos
+
+    for number, colour in enumerate(((255, 0, 0), (255, 0, 0), (0, 255, 0))):
+        Image.new("RGB", (64, 64), colour).save(tmp_path / f"{number}.png")
+    found = likeness_of(Photos("tom", "cat", tmp_path), 64, Colours())
+    assert found == pytest.approx(1 / 3)  # one pair of three

@@ -1,18 +1,17 @@
 """Compare methods on subjects: fit, draw, score, each kept as soon as it is done.
 
-A cell is one method on one group of subjects with one seed. Its folder in ``work`` holds what the
-method learnt, a PNG per prompt and image, and the scores, so that a comparison goes on wherever
-it was stopped, and several processes can share it. What a picture depends on is its cell, prompt
-and number alone. Three controls stand beside the methods: the untouched model, the neurons of
-Cones drawn at random in every layer, and (for a single subject) another subject's neurons.
+A cell is one method on one group of subjects with one seed. Its folder in ``work`` holds a PNG
+per prompt and image, and the scores; what the method learnt lies beside it
+(:mod:`cones.bench.fits`). So a comparison goes on wherever it was stopped, and several processes
+can share it. What a picture depends on is its cell, prompt and number alone. Three controls stand
+beside the methods: the untouched model, the neurons of Cones drawn at random in every layer, and
+(for a single subject) another subject's neurons.
 """
 
 import json
-import shutil
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,14 @@ import torch
 
 from cones.backbones import backbone_for
 from cones.bench import sheets
-from cones.bench.cells import Notify, Photos, model_key, model_shown, subject_folders
+from cones.bench.cells import Notify, Photos, model_shown, subject_folders
+from cones.bench.fits import Fits
 from cones.bench.ledger import digest
-from cones.bench.plan import RANDOM, STRANGER, UNRELATED, UNTOUCHED, WORDS, Cell, Plan
+from cones.bench.plan import STRANGER, UNRELATED, WORDS, Cell, Plan
 from cones.bench.scores import Encoders, drift, scores, shown, table, template_scores
 from cones.bench.sheets import Sheet, pixels
-from cones.find import Step, drawn_prior
-from cones.methods import LEARNT, METHODS, SEVERAL, Customization, Task
-from cones.methods.cones import Cones, Shut
+from cones.find import Step
+from cones.methods import METHODS, SEVERAL, Customization
 from cones.metrics import Presence
 from cones.record import machine, write_json
 
@@ -64,9 +63,10 @@ class Evaluation:
         self.everyone = subject_folders(folder)
         self.looks = [] if looks is None else subject_folders(looks)
         backbone = backbone_for(pipeline)
-        self.model, self.size = model_key(pipeline), backbone.resolution
         for word in WORDS:  # always all, in this order: the order decides what a word starts as
             backbone.register(word)
+        self.fits = Fits(pipeline, plan, self.photos, self.work, self.notify)
+        self.model, self.size = self.fits.model, self.fits.size
         words = plan.words
         self.cells = [
             Cell(method, tuple(self.photos[name] for name in group), words[group], seed)
@@ -99,7 +99,7 @@ class Evaluation:
         """Gather the rows of all cells that are done, the table and what they depend on."""
         rows = [row for cell in self.cells if (row := _read(self.home(cell) / "scores.json"))]
         told = {n: v for n, v in asdict(self.plan).items() if n not in ("changes", "prior")}
-        settings = {n: asdict(self._method(n)) for n in self.plan.methods if n in METHODS}
+        settings = {n: asdict(self.fits.method(n)) for n in self.plan.methods if n in METHODS}
         return {
             "plan": json.loads(json.dumps(told)),
             "settings": json.loads(json.dumps(settings)),
@@ -127,10 +127,10 @@ class Evaluation:
         key = {
             "model": self.model,
             "method": cell.method,
-            "settings": asdict(self._method(cell.method)),
+            "settings": asdict(self.fits.method(cell.method)),
             "group": [(photos.name, photos.digest) for photos in cell.group],
             "words": cell.words,
-            "others": self._stranger(cell).digest if cell.method == STRANGER else None,
+            "others": self.fits.stranger(cell).digest if cell.method == STRANGER else None,
             "candidates": [photos.digest for photos in (*self.everyone, *self._alike(cell))],
             "seed": cell.seed,
             "prior": asdict(plan.prior),
@@ -143,52 +143,16 @@ class Evaluation:
         path = self.home(cell) / "scores.json"
         if (row := _read(path)) is not None:
             return row
-        learnt, home = self.fitted(cell), self.home(cell)
-        self.draw(self.sheets(cell, home), learnt)
+        self.draw(self.sheets(cell, self.home(cell)), self.fits.of(cell))
         row = {
             "method": cell.method,
             "group": [photos.name for photos in cell.group],
             "seed": cell.seed,
-            **(_read(home / "fit.json") or {}),
+            **self.fits.told(cell),
             "scores": self.scored(cell, encoders),
         }
         write_json(path, row)
         return row
-
-    def fitted(self, cell: Cell) -> Customization | None:
-        """Fit a method, or read what it learnt before; a control learns nothing of its own."""
-        if cell.method == UNTOUCHED:
-            return None
-        if cell.method in (RANDOM, STRANGER):
-            return self._control(cell)
-        home = self.home(cell)
-        if not (home / "fit.json").exists():
-            shutil.rmtree(home / "learnt", ignore_errors=True)
-            method = self._method(cell.method)
-            alone = self._alone(cell, method)
-            more = {"parts": [self.fitted(part) for part in alone]} if alone else {}
-            started = time.monotonic()
-            learnt = method.fit(
-                self.pipeline, self.tasks(cell), seed=cell.seed, on_progress=self.notify, **more
-            )
-            seconds = time.monotonic() - started
-            seconds += sum(_read(self.home(part) / "fit.json")["seconds"] for part in alone)
-            size = learnt.save(home / "learnt")
-            density = {"density": learnt.density} if isinstance(learnt, Shut) else {}
-            write_json(home / "fit.json", {"seconds": round(seconds, 1), "bytes": size, **density})
-        return LEARNT[cell.method].load(home / "learnt")
-
-    def tasks(self, cell: Cell) -> list[Task]:
-        """Read the photos and draw the prior pictures, or find them in the cache."""
-        settings = replace(self.plan.prior, seed=cell.seed)
-        cache = self.work / "prior"
-        return [
-            Task(
-                replace(photos.subject(self.size), identifier=word),
-                drawn_prior(self.pipeline, photos.noun, settings, cache, self.notify),
-            )
-            for photos, word in zip(cell.group, cell.words, strict=True)
-        ]
 
     def sheets(self, cell: Cell, home: Path) -> list[Sheet]:
         """List all pictures of a cell."""
@@ -246,38 +210,10 @@ class Evaluation:
         """Read the photos of all subjects of the folder."""
         return {photos.name: photos.subject(self.size).images for photos in self.everyone}
 
-    def _method(self, name: str) -> Any:
-        """Give the method with its settings; controls are those of Cones."""
-        kind = METHODS.get(name, Cones)
-        changes = self.plan.changes
-        return kind(**changes.get(name, changes.get(_family(name), {})))
-
-    def _alone(self, cell: Cell, method: Any) -> list[Cell]:
-        """List the cells of single subjects whose results a method joins."""
-        joins = getattr(method, "joins", None)
-        if joins is None or len(cell.group) == 1:
-            return []
-        pairs = zip(cell.group, cell.words, strict=True)
-        return [Cell(joins, (photos,), (word,), cell.seed) for photos, word in pairs]
-
     def _alike(self, cell: Cell) -> list[Photos]:
         """List the looks that a single subject can be taken for."""
         nouns = [photos.noun for photos in cell.group]
         return [look for look in self.looks if nouns == [look.noun]]
-
-    def _stranger(self, cell: Cell) -> Photos:
-        """Choose the next subject."""
-        names = list(self.photos)
-        return self.photos[names[(names.index(cell.group[0].name) + 1) % len(names)]]
-
-    def _control(self, cell: Cell) -> Shut:
-        """Give Cones' own neurons at random places, or another subject's."""
-        group = (self._stranger(cell),) if cell.method == STRANGER else cell.group
-        found = self.fitted(Cell("cones", group, cell.words, cell.seed))
-        if cell.method == STRANGER:
-            return found
-        draw = torch.Generator().manual_seed(cell.seed)
-        return Shut(tuple(each.using(each.mask.random_like(draw)) for each in found.concepts))
 
 
 def _applies(method: str, size: int, subjects: int) -> bool:
@@ -285,11 +221,6 @@ def _applies(method: str, size: int, subjects: int) -> bool:
     if method == STRANGER:
         return size == 1 and subjects > 1
     return size > 1 or method not in SEVERAL
-
-
-def _family(name: str) -> str:
-    """Give the method whose settings a control or a way of joining takes over."""
-    return getattr(METHODS.get(name), "joins", None) or "cones"
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -57,6 +57,7 @@ def page(results: Mapping[str, Any]) -> str:
         ("several", _several),
         ("table1", _template),
         ("sequential", _sequential),
+        ("sanity", _sanity),
         ("tuning", _tuning),
     ):
         if name in results:
@@ -181,6 +182,35 @@ def _sequential(found: Mapping[str, Any]) -> list[str]:
         "first loses when the second is learnt after it.",
         "",
         *_markdown(["method", *sides], rows),
+    ]
+
+
+def _sanity(found: Mapping[str, Any]) -> list[str]:
+    names = [group[0] for group in found["plan"]["groups"]]
+    rows = [
+        ["photos to each other", *(f"{found['photos'][name]:.3f}" for name in names), ""],
+        *(
+            [
+                f"`{method}`",
+                *(f"{each[name]:.3f}" for name in names),
+                f"{found['untrained'][method]:.0%}" if method in found["untrained"] else "",
+            ]
+            for method, each in found["trained"].items()
+        ),
+    ]
+    long = "; ".join(
+        f"{method} {', '.join(f'{k} {v}' for k, v in each.items() if k in ('steps', 'rate'))}"
+        for method, each in found["settings"].items()
+        if "rate" in each
+    )
+    return [
+        "## Sanity: is a method beaten by a bug?",
+        "",
+        "Likeness, by the judge, of pictures of the training prompt after long training at a high",
+        f"rate ({long}), and the share of pictures that are the untouched model's to the last bit",
+        "after no training at all.",
+        "",
+        *_markdown(["", *(name.replace("_", " ") for name in names), "untrained: same"], rows),
     ]
 
 

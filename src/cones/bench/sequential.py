@@ -106,12 +106,12 @@ def _likeness(evaluation: Evaluation, cell: Cell, encoders: Encoders) -> dict[st
         for photos, word in zip(cell.group, cell.words, strict=True)
     )
     plan, found = evaluation.plan, {}
-    learnt = [evaluation.fitted(each) for each in (first, second)]
+    learnt = [evaluation.fits.of(each) for each in (first, second)]
     for side, each, what in zip(SIDES, (first, second), learnt, strict=False):
         wanted = sheets.wanted(each, plan, evaluation.home(each))
         evaluation.draw(wanted, what)
         found[side] = _like(evaluation, each, wanted, encoders)
-    tasks = evaluation.tasks(second)  # the priors are the untouched model's
+    tasks = evaluation.fits.tasks(second)  # the priors are the untouched model's
     home = evaluation.home(cell).with_name(
         f"sequential-{digest({'of': evaluation.home(cell).name})}"
     )

@@ -191,6 +191,7 @@ def strangers(
 
 app.command("tuning")(screen.guarded(studies.tuning))
 app.command("sequential")(screen.guarded(studies.sequential))
+app.command("sanity")(screen.guarded(studies.sanity))
 
 
 @app.command("precision")

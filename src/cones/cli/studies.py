@@ -1,4 +1,4 @@
-"""``cones bench tuning`` and ``cones bench sequential``: studies made of evaluations."""
+"""``cones bench tuning``, ``sequential`` and ``sanity``: studies made of evaluations."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +14,7 @@ TUNING = ("doll", "old_jar", "red_sneakers")  # never among the subjects that ar
 PAIRS = ("barrel+siamese_cat", "teddy_bear+oak_chair", "rabbit+toy_train")
 Output = Annotated[Path, typer.Option("--output", "-o", help="JSON file to write.")]
 Subjects = Annotated[
-    list[str], typer.Option("--subject", help="Tuning subject; repeat for several.")
+    list[str], typer.Option("--subject", help="Subject's folder name; repeat for several.")
 ]
 Pairs = Annotated[
     list[str], typer.Option("--group", help="First and second subject joined by +; repeat.")
@@ -103,6 +103,49 @@ def sequential(
     for name, sides in found["summary"].items():
         said = "  ".join(f"{side} {sides[side]['mean']:.3f}" for side in (*SIDES, "forgotten"))
         screen.tell(f"{name:<18} {said}")
+
+
+def sanity(
+    output: Output,
+    subject: Subjects = ("barrel",),
+    method: Methods = None,
+    photos: evaluate.Photos = Path("examples/photos"),
+    seeds: evaluate.Seeds = (0,),
+    images: Annotated[int, typer.Option(min=2, help="Pictures of the training prompt.")] = 8,
+    change: evaluate.Change = None,
+    work: evaluate.Work = Path("runs/evaluate"),
+    model: options.Model = None,
+    clip: evaluate.Clip = None,
+    judge: evaluate.Judge = None,
+    more: options.Set = None,
+    device: options.Device = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Train every method long on an easy subject, and not at all: is one beaten by a bug?
+
+    Likeness of pictures of the training prompt to the photos, beside that of the photos to each
+    other; and whether a method without training draws the untouched model's pictures exactly.
+
+    **Example:**  cones bench sanity --method lora --change lora.steps=50 -o out/sanity.json
+    """
+    from cones.bench.plan import RANDOM, UNTOUCHED
+    from cones.bench.sanity import LONG, sanity_figures
+
+    methods = list(method or (UNTOUCHED, RANDOM, "cones", *LONG))
+    chosen = [f"{n}.{k}={v}" for n, each in LONG.items() for k, v in each.items()]
+    settings = ["density=0.0701", "refine_steps=300", *(more or [])]
+    plan = evaluate.plan_of(
+        "mini", methods, subject, seeds, images, [*chosen, *(change or [])], settings
+    )
+
+    def measure(pipeline: Any, encoders: Any, notify: Any) -> dict[str, Any]:
+        return sanity_figures(pipeline, photos, plan, encoders, work=work, on_progress=notify)
+
+    found = _measured(measure, (model, clip, judge, device), output, work, overwrite=overwrite)
+    for name, each in (("photos", found["photos"]), *found["trained"].items()):
+        same = found["untrained"].get(name)
+        said = "" if same is None else f"   untrained: {same:.0%} of pictures the same"
+        screen.tell(f"{name:<18} {sum(each.values()) / len(each):.3f}{said}")
 
 
 def _measured(
