@@ -79,6 +79,8 @@ def test_measured_and_reported_stand_side_by_side():
                 for r in (0.5, 0.25)
             ],
             "best": {"lora": {"rate": 0.5}},
+            "kept": 0.9,
+            "untouched": {"image_alignment": 0.125, "text_alignment": 1},
             "weighed": ["image_alignment", "text_alignment"],
             "fixed": {"lora": {"steps": 7}},
             "plan": {"groups": [["x"], ["y"]]},
@@ -93,7 +95,9 @@ def test_measured_and_reported_stand_side_by_side():
     assert "| `untouched` | 0.050 [-0.050, 0.150] |" in lines
     assert "| `lora` | rate 0.5 | 0.500 | 0.000 | chosen |" in lines
     assert "| `lora` | rate 0.25 | 0.250 | 0.000 |  |" in lines
-    assert "scores. Fixed: lora steps 7." in lines
+    assert "| `untouched` |  | 0.125 | 1.000 |  |" in lines
+    assert "untouched model's text alignment. Fixed: lora steps 7." in lines
+    assert any(line.endswith("settings that keep 90% of the") for line in lines)
     assert any("pairs: a b then c." in line for line in lines)
     assert lines[lines.index("| photos to each other | 0.750 |  |") - 2] == (
         "|  | a b | untrained: same |"

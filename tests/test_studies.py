@@ -45,28 +45,32 @@ def plan(**changes):
     return Plan(**(given | changes))
 
 
-def test_the_best_row_weighs_image_and_text_alike():
+def test_the_best_row_is_most_alike_among_those_that_still_listen():
     rows = [
         {"rate": rate, "scores": {"image_alignment": a, "text_alignment": b, "drift": 9}}
         for rate, a, b in ((1, 0.9, 0.0), (2, 0.5, 0.6), (3, 0.0, 0.9), (4, 0.6, 0.5))
     ]
-    assert chosen(rows)["rate"] == 2
+    for untouched, best in ((0.7, 3), (0.6, 2), (0.55, 4), (0.0, 1), (1.2, 3)):
+        assert chosen(rows, {"text_alignment": untouched})["rate"] == best
     with pytest.raises(SearchError, match="empty grid"):
-        chosen([])
+        chosen([], {"text_alignment": 0.0})
 
 
 def test_a_grid_is_published_whole_and_resumed(photos, tmp_path, sd1, fresh):
     asked = plan(groups=(("tom",),))
-    grid = {"dreambooth": {"rate": (1e-3, 1e-2)}}
+    grid = {"dreambooth": {"rate": (1e-3, 1e-2)}, "cones": {"density": (0.05, 0.3)}}
 
     def measure():
         return tuning_figures(fresh(sd1), photos, asked, ENCODERS, work=tmp_path / "w", grid=grid)
 
     found = measure()
-    assert [row["rate"] for row in found["grid"]] == [1e-3, 1e-2]
-    assert found["grid"][0]["scores"] != found["grid"][1]["scores"]
-    assert found["best"]["dreambooth"]["rate"] == chosen(found["grid"])["rate"]
-    assert found["fixed"] == {"dreambooth": {"steps": 1}}
+    assert [row["rate"] for row in found["grid"][:2]] == [1e-3, 1e-2]
+    assert [row["density"] for row in found["grid"][2:]] == [0.05, 0.3]
+    assert len({json.dumps(row["scores"]) for row in found["grid"]}) == 4
+    for rows, name in ((found["grid"][:2], "rate"), (found["grid"][2:], "density")):
+        best = chosen(rows, found["untouched"])
+        assert found["best"][best["method"]][name] == best[name]
+    assert found["fixed"] == {"dreambooth": {"steps": 1}, "cones": {}}
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "w").rglob("*.png")}
     assert measure() == found
     assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "w").rglob("*.png")}

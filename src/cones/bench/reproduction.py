@@ -227,11 +227,14 @@ def _tuning(found: Mapping[str, Any]) -> list[str]:
         if each
     )
     groups = ", ".join("+".join(group) for group in found["plan"]["groups"]).replace("_", " ")
+    own = [f"{found['untouched'][score]:.3f}" for score in found["weighed"]]
+    rows.insert(0, ["`untouched`", "", *own, ""])
     return [
-        "## How the rivals' rates were chosen",
+        "## How rates and density were chosen",
         "",
-        f"On the tuning subjects {groups}, which are in no other table, by the sum of the two",
-        f"scores. Fixed: {fixed}.",
+        f"On the tuning subjects {groups}, which are in no other table, with other prompts:",
+        f"the highest image alignment among the settings that keep {found['kept']:.0%} of the",
+        f"untouched model's text alignment. Fixed: {fixed}.",
         "",
         *_markdown(["method", "setting", *(SHOWN[n] for n in found["weighed"]), ""], rows),
     ]

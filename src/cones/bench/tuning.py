@@ -1,8 +1,10 @@
-"""Choose the rates of the rival methods, on tuning subjects only.
+"""Choose a setting of every method, on tuning subjects only: the rivals' rates, Cones' density.
 
 Every value of the grid is an evaluation of its own, so it is resumed and scored like any other.
-A method's best setting has the highest sum of image alignment (judge) and text alignment: either
-alone is won by ignoring the other. The whole grid is published with the choice.
+A method's best setting has the highest image alignment (judge) among those that keep
+``KEPT`` of the untouched model's text alignment: either score alone is won by ignoring the other,
+and a sum of the two weighs them by how far each happens to spread. The whole grid is published
+with the choice.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,11 +14,12 @@ from typing import Any
 
 from cones.bench.cells import Notify
 from cones.bench.evaluate import Evaluation
-from cones.bench.plan import Plan
+from cones.bench.plan import UNTOUCHED, Plan
 from cones.bench.scores import Encoders
 from cones.errors import SearchError
 
 GRID: dict[str, dict[str, tuple[float, ...]]] = {
+    "cones": {"density": (0.0132, 0.0454, 0.0701)},
     "custom-diffusion": {"rate": (3e-4, 1e-3, 3e-3)},
     "dreambooth": {"rate": (3e-5, 1e-4, 3e-4)},
     "lora": {"rate": (1e-3, 3e-3, 1e-2)},
@@ -24,6 +27,7 @@ GRID: dict[str, dict[str, tuple[float, ...]]] = {
     "textual-inversion": {"rate": (5e-3, 2e-2)},
 }
 WEIGHED = ("image_alignment", "text_alignment")
+KEPT = 0.9  # share of the untouched model's text alignment
 
 
 def tuning_figures(
@@ -49,35 +53,67 @@ def tuning_figures(
 
     Returns:
         What :meth:`~cones.bench.evaluate.Evaluation.run` says about plan, model and machine;
-        ``grid``, a row per setting; ``best``, the settings chosen.
+        ``untouched``, the scores of the untouched model; ``grid``, a row per setting; ``best``,
+        the settings chosen.
     """
+
+    def measured(asked: Plan) -> dict[str, Any]:
+        return Evaluation(pipeline, folder, asked, work, on_progress).run(encoders)
+
+    found = measured(replace(plan, methods=(UNTOUCHED,)))
+    untouched = _means(found)
     rows, best = [], {}
-    found: dict[str, Any] = {}
     for method, changes in grid.items():
         for name, values in changes.items():
             tried = []
             for value in values:
-                given = {**plan.changes.get(method, {}), name: value}
+                given = _given(method, plan.changes.get(method, {}), name, value)
                 asked = replace(plan, methods=(method,), changes={**plan.changes, method: given})
-                found = Evaluation(pipeline, folder, asked, work, on_progress).run(encoders)
-                means = {n: s["mean"] for n, s in found["table"][0]["scores"].items()}
-                tried.append({"method": method, name: value, "scores": means})
+                scores = _means(measured(asked))
+                tried.append({"method": method, name: value, "scores": scores})
             rows += tried
-            best.setdefault(method, {})[name] = chosen(tried)[name]
+            best.setdefault(method, {})[name] = chosen(tried, untouched)[name]
     told = {name: found[name] for name in ("plan", "model", "machine")}
     told["plan"] = {**told["plan"], "methods": list(grid)}
     fixed = {
-        m: {k: v for k, v in plan.changes.get(m, {}).items() if k not in grid[m]} for m in grid
+        m: {k: v for k, v in plan.changes.get(m, {}).items() if k not in (*grid[m], "settings")}
+        for m in grid
     }
-    return {**told, "fixed": fixed, "weighed": list(WEIGHED), "grid": rows, "best": best}
+    return {
+        **told,
+        "fixed": fixed,
+        "weighed": list(WEIGHED),
+        "kept": KEPT,
+        "untouched": untouched,
+        "grid": rows,
+        "best": best,
+    }
 
 
-def chosen(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Give the row with the highest sum of the weighed scores, the first of equal ones.
+def chosen(rows: Sequence[Mapping[str, Any]], untouched: Mapping[str, float]) -> Mapping[str, Any]:
+    """Give the row with the highest image alignment of those that keep enough text alignment.
+
+    Where none does, the row that keeps most; of equal ones the first.
 
     Raises:
         SearchError: There are no rows.
     """
     if not rows:
         raise SearchError("found an empty grid; expected at least one value; name some")
-    return max(rows, key=lambda row: sum(row["scores"][name] for name in WEIGHED))
+    image, text = WEIGHED
+    enough = [row for row in rows if row["scores"][text] >= KEPT * untouched[text]]
+    if not enough:
+        return max(rows, key=lambda row: row["scores"][text])
+    return max(enough, key=lambda row: row["scores"][image])
+
+
+def _given(method: str, changes: Mapping[str, Any], name: str, value: float) -> dict[str, Any]:
+    """Set one value: a method's own, or of Cones' search."""
+    if method == "cones":
+        return {**changes, "settings": replace(changes["settings"], **{name: value})}
+    return {**changes, name: value}
+
+
+def _means(found: Mapping[str, Any]) -> dict[str, float]:
+    (entry,) = found["table"]
+    return {name: score["mean"] for name, score in entry["scores"].items()}
