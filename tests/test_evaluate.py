@@ -10,9 +10,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cones.bench.evaluate import Evaluation
-from cones.bench.plan import CONTROLS, Plan
+from cones.bench.plan import CONTROLS, KIND, Plan
 from cones.bench.report import page
-from cones.bench.scores import Encoders, drift, scores, table, template_scores
+from cones.bench.reproduction import EDITED
+from cones.bench.scores import Encoders, by_kind, drift, scores, table, template_scores
 from cones.errors import SearchError
 from cones.find import Settings
 from cones.methods import METHODS
@@ -79,6 +80,19 @@ def test_scores_by_hand():
     assert drift(red, red, Colours()) == pytest.approx(0, abs=1e-6)
     assert drift(red, green, Colours()) == pytest.approx(0.5)
     assert "diversity" not in scores([red[:1]], ["abc"], photos, ENCODERS)
+
+
+def test_scores_are_told_apart_by_the_kind_of_prompt():
+    red, green = torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)
+    red[:, 0], green[:, 1] = 1, 1
+    kinds = ["style", None, "style", "property"]
+    found = by_kind([red, red, green, green], ["a"] * 4, kinds, [red], ENCODERS)
+    assert set(found) == {"text_style", "image_style", "text_property", "image_property"}
+    assert found["image_style"] == pytest.approx(0.5)
+    assert found["image_property"] == pytest.approx(0, abs=1e-6)
+    one = scores([green], ["a"], [red], ENCODERS)
+    assert found["text_property"] == one["text_alignment"]
+    assert set(KIND.values()) == {name.partition("_")[2] for name in EDITED}
 
 
 def test_the_table_averages_by_method_and_number_of_subjects():

@@ -23,8 +23,17 @@ from cones.bench import sheets
 from cones.bench.cells import Notify, Photos, model_shown, subject_folders
 from cones.bench.fits import Fits
 from cones.bench.ledger import digest
-from cones.bench.plan import STRANGER, UNRELATED, WORDS, Cell, Plan
-from cones.bench.scores import Encoders, drift, scores, shown, table, template_scores
+from cones.bench.plan import KIND, STRANGER, UNRELATED, WORDS, Cell, Plan
+from cones.bench.scores import (
+    Encoders,
+    Once,
+    by_kind,
+    drift,
+    scores,
+    shown,
+    table,
+    template_scores,
+)
 from cones.bench.sheets import Sheet, pixels
 from cones.find import Step
 from cones.methods import METHODS, SEVERAL, Customization
@@ -174,12 +183,15 @@ class Evaluation:
     def scored(self, cell: Cell, encoders: Encoders) -> dict[str, float]:
         """Score the pictures of a cell, see :mod:`cones.bench.scores`."""
         plan, home = self.plan, self.home(cell)
+        encoders = Encoders(Once(encoders.judge), Once(encoders.clip))
         pictures = [pixels(sheet) for sheet in sheets.wanted(cell, plan, home)]
         prompts = [prompt.format(cell.plain) for prompt in plan.prompts]
         photos = [each.subject(self.size).images for each in cell.group]
         names = [each.name for each in cell.group]
         parts = len(names) > 1  # of a single thing the whole picture says as much
         found = scores(pictures, prompts, photos, encoders)
+        kinds = [KIND.get(prompt) for prompt in plan.prompts]
+        found |= by_kind(pictures, prompts, kinds, photos, encoders)
         found |= shown(pictures, names, Presence(encoders.judge, self.candidates, parts))
         key = [
             self.model,

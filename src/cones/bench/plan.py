@@ -9,29 +9,39 @@ from cones.errors import SearchError
 from cones.find import Settings
 from cones.methods import METHODS
 
-# Four kinds, as in the paper (Sec. 4.1): backgrounds, added objects, styles, properties.
-PROMPTS = (
-    "a photo of a {} on a beach",
-    "a {} in the snow",
-    "a photo of a {} on a road",
-    "a {} in a desert",
-    "a photo of a {} in a room",
-    "a {} by a lake",
-    "a photo of a {} on the grass",
-    "a {} at night",
-    "a photo of a {} in a city square",
-    "a {} on a wooden floor",
-    "a {} next to a ball",
-    "a photo of a {} next to a chair",
-    "a {} in front of a sofa",
-    "a photo of a {} and a cup",
-    "a drawing of a {}",
-    "an emoji of a {}",
-    "a sticker of a {} on the grass",
-    "a red {} in a room",
-    "a photo of a blue {} on a road",
-    "a white {} in a park",
-)
+# Four kinds, as in the paper (Sec. 4.1); colours and styles are its edits by text too (Fig. A11).
+KINDS: dict[str, tuple[str, ...]] = {
+    "background": (
+        "a photo of a {} on a beach",
+        "a {} in the snow",
+        "a photo of a {} on a road",
+        "a {} in a desert",
+        "a photo of a {} in a room",
+        "a {} by a lake",
+        "a photo of a {} on the grass",
+        "a {} at night",
+        "a photo of a {} in a city square",
+        "a {} on a wooden floor",
+    ),
+    "object": (
+        "a {} next to a ball",
+        "a photo of a {} next to a chair",
+        "a {} in front of a sofa",
+        "a photo of a {} and a cup",
+    ),
+    "style": (
+        "a drawing of a {}",
+        "an emoji of a {}",
+        "a sticker of a {} on the grass",
+    ),
+    "property": (
+        "a red {} in a room",
+        "a photo of a blue {} on a road",
+        "a white {} in a park",
+    ),
+}
+KIND = {prompt: kind for kind, prompts in KINDS.items() for prompt in prompts}
+PROMPTS = tuple(KIND)
 # For choosing rates: places that no prompt above names.
 TUNING_PROMPTS = (
     "a photo of a {} in a street",

@@ -32,6 +32,11 @@ SHOWN = {
     "recognition": "recognised",
     "drift": "drift",
 }
+EDITED = {
+    f"{score}_{kind}": f"{score}: {kind}"
+    for kind in ("background", "object", "style", "property")
+    for score in ("text", "image")
+}
 OVERFITTED = {"template_diversity": "diversity of the training prompt", "leak": "leak"}
 NUMBERS = ("one subject", "two subjects", "three subjects", "four subjects")
 
@@ -55,6 +60,7 @@ def page(results: Mapping[str, Any]) -> str:
     for name, write in (
         ("table1", _table1),
         ("several", _several),
+        ("table1", _edits),
         ("table1", _template),
         ("sequential", _sequential),
         ("sanity", _sanity),
@@ -152,6 +158,18 @@ def _table2(found: Mapping[str, Any]) -> list[str]:
         "Diffusion 1.4 see the README):",
         "",
         *_markdown(["", "paper: file", "paper: sparsity", "file", "sparsity"], rows),
+    ]
+
+
+def _edits(found: Mapping[str, Any]) -> list[str]:
+    entries = [entry for entry in found["table"] if entry["subjects"] == 1]
+    return [
+        "## Figs. A10 and A11: backgrounds, other things, styles and colours by text",
+        "",
+        "The pictures of Table 1 by the kind of their prompt: likeness to the words (CLIP) and to",
+        "the photos (judge).",
+        "",
+        *_scores(entries, EDITED, 0),
     ]
 
 

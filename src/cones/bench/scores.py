@@ -85,6 +85,25 @@ def scores(
     return found
 
 
+def by_kind(
+    pictures: Sequence[Float[Tensor, "n 3 h w"]],
+    prompts: Sequence[str],
+    kinds: Sequence[str | None],
+    photos: Sequence[Float[Tensor, "_ 3 _ _"]],
+    encoders: Encoders,
+) -> dict[str, float]:
+    """Give ``text_<kind>`` (CLIP) and ``image_<kind>`` (judge) of the prompts of each kind."""
+    found = {}
+    for kind in dict.fromkeys(kind for kind in kinds if kind):
+        own = [row for row, each in enumerate(kinds) if each == kind]
+        part = scores([pictures[i] for i in own], [prompts[i] for i in own], photos, encoders)
+        found |= {
+            f"text_{kind}": part["text_alignment"],
+            f"image_{kind}": part["image_alignment"],
+        }
+    return found
+
+
 def shown(
     pictures: Sequence[Float[Tensor, "n 3 s s"]], names: Sequence[str], presence: Presence
 ) -> dict[str, float]:
