@@ -4,15 +4,18 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from cones.bench.evaluate import Evaluation
 from cones.bench.plan import Plan
-from cones.bench.sanity import likeness_of, sanity_figures
+from cones.bench.sanity import LONG, likeness_of, sanity_figures
 from cones.bench.scores import Encoders
 from cones.bench.sequential import SIDES, sequential_figures, sequential_summary
+from cones.bench.side_by_side import best, best_pictures, spread
 from cones.bench.tuning import chosen, tuning_figures
-from cones.errors import SearchError
+from cones.errors import SearchError, SubjectError
 from cones.find import Settings
 from fakes import Colours
 
@@ -28,6 +31,7 @@ def photos(tmp_path):
         folder = tmp_path / "photos" / name
         folder.mkdir(parents=True)
         Image.new("RGB", (64, 64), (80 * number, 90, 100)).save(folder / "00.png")
+        Image.new("RGB", (64, 64), (80 * number, 120, 60)).save(folder / "01.png")
         (folder / "subject.json").write_text(json.dumps({"noun": noun}))
     return tmp_path / "photos"
 
@@ -50,8 +54,8 @@ def test_the_best_row_is_most_alike_among_those_that_still_listen():
         {"rate": rate, "scores": {"image_alignment": a, "text_alignment": b, "drift": 9}}
         for rate, a, b in ((1, 0.9, 0.0), (2, 0.5, 0.6), (3, 0.0, 0.9), (4, 0.6, 0.5))
     ]
-    for untouched, best in ((0.7, 3), (0.6, 2), (0.55, 4), (0.0, 1), (1.2, 3)):
-        assert chosen(rows, {"text_alignment": untouched})["rate"] == best
+    for untouched, rate in ((0.7, 3), (0.6, 2), (0.55, 4), (0.0, 1), (1.2, 3)):
+        assert chosen(rows, {"text_alignment": untouched})["rate"] == rate
     with pytest.raises(SearchError, match="empty grid"):
         chosen([], {"text_alignment": 0.0})
 
@@ -164,3 +168,63 @@ def test_likeness_of_photos_to_each_other(tmp_path):
         Image.new("RGB", (64, 64), colour).save(tmp_path / f"{number}.png")
     found = likeness_of(Photos("tom", "cat", tmp_path), 64, Colours())
     assert found == pytest.approx(1 / 3)  # one pair of three
+    for number in (1, 2):
+        (tmp_path / f"{number}.png").unlink()
+    with pytest.raises(SubjectError, match="expected at least two"):
+        likeness_of(Photos("tom", "cat", tmp_path), 64, Colours())
+
+
+def test_the_best_are_alike_and_still_listen():
+    images = torch.tensor([0.9, 0.1, 0.5, 0.7])
+    texts = torch.tensor([0.1, 0.9, 0.8, 0.7])
+    assert best(images, texts, 2) == [3, 2]
+    assert best(images, texts.flip(0), 1) == [0]
+    assert spread(["a", "b", "c"], 2) == ["a", "b"]
+    assert spread(["a"], 2) == ["a", "a"]
+
+
+def test_a_sheet_shows_photos_and_the_best_of_every_method(photos, tmp_path, sd1, fresh):
+    asked = plan(methods=("untouched", "dreambooth"), groups=(("tom",), ("tom", "rex")), images=4)
+    rows = best_pictures(fresh(sd1), photos, asked, ENCODERS, work=tmp_path / "w", keep=2)
+    assert [row.label for row in rows] == ["photos", "untouched", "dreambooth"]
+    assert [len(row.images) for row in rows] == [4, 4, 4]
+    assert [image.getpixel((9, 9))[0] for image in rows[0].images] == [0, 0, 0, 80]
+    drawn = {path.read_bytes() for path in (tmp_path / "w").rglob("00-*.png")}
+    assert len(drawn) == 16
+    shown = {image.tobytes() for row in rows[1:] for image in row.images}
+    assert len(shown) == 8
+
+
+def test_the_commands_write_what_they_measured(photos, tmp_path, sd1, fresh, monkeypatch):
+    import cones.cli.places as places
+    import cones.encoders as encoders
+    import cones.metrics as metrics
+    from cones.cli import app
+    from cones.plot import read_settings
+
+    pipeline = fresh(sd1)
+    monkeypatch.setattr(places, "pipeline", lambda *a, **k: pipeline)
+    monkeypatch.setattr(metrics, "load_judge", lambda: Colours())
+    monkeypatch.setattr(encoders, "load_clip", lambda path: Colours())
+
+    def run(*words):
+        given = ["--photos", str(photos), "--work", str(tmp_path / "w")]
+        return CliRunner().invoke(app, ["bench", *words, *given])
+
+    sheet, record = tmp_path / "best.png", tmp_path / "sanity.json"
+    asked = ["side-by-side", "--group", "tom", "--method", "untouched", "-o", str(sheet)]
+    done = run(*asked, "--images", "2", "--keep", "1")
+    assert done.exit_code == 0, done.output
+    assert read_settings(sheet)["methods"] == ["untouched"]
+    for bad in (["--prompt", "a cat"], ["--images", "2", "--keep", "3"]):
+        refused = run(*asked, "--overwrite", *bad)
+        assert refused.exit_code == 1
+        assert "expected {} in the prompt" in " ".join(refused.output.split())
+    brief = ["--change", "lora.steps=1", "--set", "prior_count=2", "--set", "prior_steps=1"]
+    asked = ["sanity", "--subject", "tom", "--method", "lora", "--images", "2", *brief]
+    done = run(*asked, "-o", str(record))
+    assert done.exit_code == 0, done.output
+    found = json.loads(record.read_text())
+    assert found["settings"]["lora"]["steps"] == 1
+    assert found["settings"]["lora"]["rate"] == LONG["lora"]["rate"]
+    assert "untrained: 100% of pictures the same" in done.output

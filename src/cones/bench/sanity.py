@@ -14,7 +14,7 @@ from cones.bench.evaluate import Evaluation
 from cones.bench.plan import UNTOUCHED, Plan
 from cones.bench.scores import Encoders
 from cones.bench.sheets import TEMPLATE, pixels, wanted
-from cones.errors import SearchError
+from cones.errors import SearchError, SubjectError
 from cones.metrics import ImageEncoder
 from cones.metrics.distance import diversity
 
@@ -58,11 +58,15 @@ def sanity_figures(
 
     Raises:
         SearchError: A group has several subjects.
+        SubjectError: A subject has a single photo.
     """
     if any(len(group) > 1 for group in plan.groups):
         raise SearchError(f"found groups {plan.groups}; expected single subjects; name these")
     plan = replace(plan, prompts=(TEMPLATE,))
     long = Evaluation(pipeline, folder, plan, work, on_progress)
+    photos = {
+        name: likeness_of(each, long.size, encoders.judge) for name, each in long.photos.items()
+    }
     found = long.run(encoders)
     trained: dict[str, dict[str, float]] = {}
     for row in found["rows"]:
@@ -74,10 +78,7 @@ def sanity_figures(
     short.run(encoders)
     return {
         **{name: found[name] for name in ("plan", "settings", "model", "machine")},
-        "photos": {
-            name: likeness_of(photos, long.size, encoders.judge)
-            for name, photos in long.photos.items()
-        },
+        "photos": photos,
         "trained": trained,
         "untrained": {method: _same(short, method) for method in none},
     }
@@ -85,7 +86,13 @@ def sanity_figures(
 
 def likeness_of(photos: Photos, size: int, judge: ImageEncoder) -> float:
     """Give the mean cosine, by the judge, between different photos of a subject."""
-    return 1 - diversity(judge.images(photos.subject(size).images))
+    images = photos.subject(size).images
+    if len(images) < 2:
+        raise SubjectError(
+            f"found one photo in {photos.folder}; expected at least two, to be compared with each "
+            "other; add one"
+        )
+    return 1 - diversity(judge.images(images))
 
 
 def _same(evaluation: Evaluation, method: str) -> float:

@@ -192,6 +192,7 @@ def strangers(
 app.command("tuning")(screen.guarded(studies.tuning))
 app.command("sequential")(screen.guarded(studies.sequential))
 app.command("sanity")(screen.guarded(studies.sanity))
+app.command("side-by-side")(screen.guarded(studies.side_by_side))
 
 
 @app.command("precision")

@@ -1,4 +1,4 @@
-"""``cones bench tuning``, ``sequential`` and ``sanity``: studies made of evaluations."""
+"""``cones bench tuning``, ``sequential``, ``sanity``, ``side-by-side``: made of evaluations."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +9,7 @@ import typer
 
 from cones import record
 from cones.cli import evaluate, options, places, screen
+from cones.errors import ConesError
 
 TUNING = ("doll", "old_jar", "red_sneakers")  # never among the subjects that are compared
 PAIRS = ("barrel+siamese_cat", "teddy_bear+oak_chair", "rabbit+toy_train")
@@ -148,6 +149,58 @@ def sanity(
         screen.tell(f"{name:<18} {sum(each.values()) / len(each):.3f}{said}")
 
 
+def side_by_side(
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG file to write.")],
+    group: evaluate.Groups = None,
+    method: Methods = None,
+    prompt: Annotated[
+        str, typer.Option(help="With {} where the subjects are named.")
+    ] = "a photo of a {} on the grass",
+    images: Annotated[int, typer.Option(min=2, help="Pictures drawn of the prompt.")] = 20,
+    keep: Annotated[int, typer.Option(min=1, help="Pictures shown of them.")] = 2,
+    preset: evaluate.Preset = "mini",
+    photos: evaluate.Photos = Path("examples/photos"),
+    seeds: evaluate.Seeds = (0,),
+    change: evaluate.Change = None,
+    work: evaluate.Work = Path("runs/evaluate"),
+    model: options.Model = None,
+    clip: evaluate.Clip = None,
+    judge: evaluate.Judge = None,
+    more: options.Set = None,
+    device: options.Device = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Draw many pictures of a prompt by every method and show the best few (Fig. 7).
+
+    A rule chooses, the same for all: the most alike, by the judge, among the half that follows
+    the words better, by CLIP.
+
+    **Example:**  cones bench side-by-side --group barrel --method cones -o out/best.png
+    """
+    from cones.bench.side_by_side import best_pictures
+    from cones.plot import picture_sheet, save_picture
+
+    if "{}" not in prompt or keep > images:
+        raise ConesError(
+            f"found --prompt {prompt!r}, --keep {keep} of --images {images}; expected {{}} in the "
+            "prompt, and no more kept than drawn; change them"
+        )
+    asked = evaluate.plan_of(preset, method, group, seeds, images, change or [], more or [])
+    plan = replace(asked, prompts=(prompt,))
+    places.require_file(output, overwrite=overwrite)
+
+    def measure(pipeline: Any, encoders: Any, notify: Any) -> list[Any]:
+        return best_pictures(
+            pipeline, photos, plan, encoders, work=work, keep=keep, on_progress=notify
+        )
+
+    rows = _ready(measure, (model, clip, judge, device), work)
+    told = {"prompt": prompt, "groups": plan.groups, "methods": plan.methods}
+    told |= {"images": images, "keep": keep, "seeds": list(seeds), "preset": preset}
+    save_picture(picture_sheet(rows, title=prompt, side=96), output, told)
+    screen.say(f"look at {output}")
+
+
 def _measured(
     measure: Callable[..., dict[str, Any]],
     given: tuple[Any, ...],
@@ -158,12 +211,17 @@ def _measured(
 ) -> dict[str, Any]:
     """Check, measure with bars, and write the record."""
     places.require_file(output, overwrite=overwrite)
+    found = _ready(measure, given, work)
+    record.write_json(output, found)
+    return found
+
+
+def _ready(measure: Callable[..., Any], given: tuple[Any, ...], work: Path) -> Any:
+    """Load the model and the judges, and measure with bars."""
     places.require_folder(work)
     model, clip, judge, device = given
     encoders = evaluate.encoders_of(model, clip, judge)
     pipeline = places.pipeline(model, device=device, dtype=None, half=False)
     hint = f"what is done is kept in {work}; the same command goes on from there"
     with screen.resumable(hint), screen.bars() as notify:
-        found = measure(pipeline, encoders, lambda s: notify(s.stage, s.step, s.steps, s.loss))
-    record.write_json(output, found)
-    return found
+        return measure(pipeline, encoders, lambda s: notify(s.stage, s.step, s.steps, s.loss))
