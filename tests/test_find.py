@@ -9,8 +9,9 @@ from cones.backbones import backbone_for
 from cones.certificate import closed
 from cones.concept_file import load, save
 from cones.errors import MaskError, SearchError
-from cones.find import DENSITIES, DENSITY, Settings, find
+from cones.find import DENSITIES, DENSITY, Settings, find, loss_of
 from cones.generate import generate, missing_identifiers
+from cones.prior import prior_prompts
 from cones.refine import refine
 from cones.rules import RULES
 from cones.subject import Subject
@@ -60,6 +61,22 @@ def test_without_levels_there_is_the_density_alone(model, subject, prior):
     assert alone.certificate["random"] == whole.certificate["random"]
     with pytest.raises(SearchError, match=r"expected e\.g\. 0\.0132"):
         Settings(levels=False)
+
+
+def test_a_prior_of_scenes_is_drawn_and_told_so(model, subject, tmp_path):
+    asked = replace(TINY, prior_prompts="scenes", prior_count=3, prior_steps=1)
+    loss, _ = loss_of(model, subject, asked, cache_dir=tmp_path)
+    said = backbone_for(model).condition(prior_prompts("cat", "scenes", 3))
+    assert len(list(tmp_path.iterdir())) == 3  # a folder a prompt
+    for name, states in said.items():
+        assert torch.equal(loss.prior.condition[name], states)
+        assert not torch.equal(states[0], states[1])
+    noun, _ = loss_of(model, subject, replace(asked, prior_prompts="noun"), cache_dir=tmp_path)
+    assert torch.equal(noun.prior.latents[0], loss.prior.latents[0])  # both begin with the noun
+    for states in noun.prior.condition.values():
+        assert torch.equal(states[0], states[1])
+    with pytest.raises(SearchError, match="expected one of noun, scenes"):
+        Settings(prior_prompts="places")
 
 
 def test_certificate_is_what_shutting_measures(model, subject, prior):

@@ -27,6 +27,7 @@ BRIEF = {"steps": 2, "batch": 2, "pool": 6, "rate": 1e-2}
 SHORT = {
     "cones": {"settings": TINY},
     "cones-collaborative": {"settings": TINY},
+    "cones-scenes": {"settings": replace(TINY, prior_prompts="scenes")},
     "cones-scratch": {"settings": TINY},
     "custom-diffusion": BRIEF,
     "custom-diffusion-merged": BRIEF,

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from cones.backbones import backbone_for
+from cones.bench.plan import PROMPTS
 from cones.errors import BackboneError, SubjectError
-from cones.prior import prior_folder, prior_images, prior_key
+from cones.prior import SCENES, prior_folder, prior_images, prior_key, prior_prompts, prior_set
 
 SETTINGS = {"noun": "cat", "steps": 2, "guidance": 2.0}
 
@@ -38,6 +39,29 @@ def test_pictures_are_drawn_kept_and_extended(sd1: Any, tmp_path: Path) -> None:
     assert len(told) == 3  # nothing was drawn
     fresh = prior_images(sd1, count=1, batch=1, **SETTINGS)
     torch.testing.assert_close(fresh, first[:1], atol=1.5 / 255, rtol=0)
+
+
+def test_scenes_take_turns_and_none_is_in_an_evaluation() -> None:
+    assert prior_prompts("cat", "noun", 3) == ["a cat"] * 3
+    scenes = prior_prompts("cat", "scenes", len(SCENES) + 2)
+    assert scenes[0] == scenes[len(SCENES)] == "a cat"
+    assert scenes[1] == scenes[-1] == SCENES[1].format("cat")
+    assert len(set(scenes)) == len(SCENES)
+    places = {scene.removeprefix("a {}").strip() for scene in SCENES[1:]}
+    assert not any(place in prompt for place in places for prompt in PROMPTS)
+
+
+def test_a_picture_of_a_set_is_that_of_its_prompt_alone(sd1: Any, tmp_path: Path) -> None:
+    told = []
+    note = lambda done, count: told.append((done, count))  # noqa: E731
+    asked = {"steps": 2, "batch": 1, "cache_dir": tmp_path}
+    prompts = ["a cat", "a dog", "a cat"]
+    found = prior_set(sd1, prompts, on_progress=note, **asked)
+    cats = prior_images(sd1, prompt="a cat", count=2, **asked)
+    dogs = prior_images(sd1, prompt="a dog", count=1, **asked)
+    assert torch.equal(found, torch.stack([cats[0], dogs[0], cats[1]]))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert not torch.equal(cats[0], dogs[0])
 
 
 def test_a_damaged_picture_is_drawn_again(sd1: Any, tmp_path: Path) -> None:

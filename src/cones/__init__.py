@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "load_pipeline": "backbones",
     "Subject": "subject",
-    "Settings": "find",
+    "Settings": "settings",
     "Concept": "concept",
     "combine": "concept",
     "save": "concept_file",

@@ -9,7 +9,7 @@ word in its tokenizer.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,75 +21,15 @@ from cones.backbones import backbone_for
 from cones.base_check import BaseCheck
 from cones.certificate import certify
 from cones.concept import Concept, Member
-from cones.errors import SearchError
 from cones.mask import ConceptMask
 from cones.objective import Examples, ImplantingLoss, JointLoss, examples
-from cones.prior import prior_images
+from cones.prior import prior_prompts, prior_set
 from cones.rules import RULES, Question
+from cones.settings import DENSITIES, DENSITY, Settings
 from cones.state import Progress, SearchState, run
 from cones.subject import Subject
 
-DENSITY = 0.0132  # Sec. 4: 1.32 % +- 0.29 % for a single subject
-DENSITIES = (0.001, 0.0025, 0.005, 0.009, DENSITY, 0.0243, 0.0454, 0.0701)
 SAVE_EVERY = 50
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to search.
-
-    Attributes:
-        rule: One of :data:`cones.rules.RULES`.
-        density: Share of the searched weights to shut. ``None``: search for the target density
-            of the paper, then let the line search choose among the levels.
-        scope: ``both``, ``cross`` or ``self`` attention.
-        steps: Gradients of the scoring search (K).
-        refine_steps: Gradients of the refinement, for rules that refine.
-        rate: Learning rate of the gate (rho).
-        guard: Leave weights alone above this many standard deviations of their parameter.
-        batch: Samples of the subject in a gradient, and as many of the prior.
-        prior_weight: Lambda of Eq. 4.
-        weighting: ``omega_t``: ``uniform`` or ``min-snr``.
-        prior_count: Prior pictures drawn when none are given.
-        prior_steps: Sampling steps of a prior picture.
-        flip: Also show every photo mirrored.
-        held_out: Samples of each half of the loss in the certificate.
-        levels: Keep, and measure, masks of other densities too; ``density`` must be given to do
-            without.
-        seed: Of all draws.
-    """
-
-    rule: str = "refine"
-    density: float | None = None
-    scope: str = "both"
-    steps: int = 200
-    refine_steps: int = 300
-    rate: float = 1e-3
-    guard: float | None = None
-    batch: int = 8
-    prior_weight: float = 1.0
-    weighting: str = "uniform"
-    prior_count: int = 64
-    prior_steps: int = 25
-    flip: bool = True
-    held_out: int = 256
-    levels: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be searched before anything is loaded."""
-        if self.rule not in RULES:
-            raise SearchError(
-                f"rule is {self.rule!r}, expected one of {', '.join(RULES)}; choose one"
-            )
-        if self.density is not None and not 0 < self.density < 1:
-            raise SearchError(f"density is {self.density}, expected 0 to 1, e.g. {DENSITY}")
-        if not self.levels and self.density is None:
-            raise SearchError(
-                "density is None, expected e.g. 0.0132 without levels to choose from"
-            )
-        if min(self.steps, self.refine_steps, self.batch, self.held_out, self.prior_count) < 1:
-            raise SearchError("steps, batch, held_out and prior_count must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -180,22 +120,22 @@ def loss_of(
         The loss of Eq. 4, and the embeddings of the identifier, by text encoder.
     """
     backbone = backbone_for(pipeline)
+    prompts = None
     if prior is None:
         prior = drawn_prior(pipeline, subject.noun, settings, cache_dir, notify)
+        prompts = prior_prompts(subject.noun, settings.prior_prompts, settings.prior_count)
     embeddings = backbone.register(subject.identifier)
-    return implanting_loss(backbone, subject, prior, settings), embeddings
+    return implanting_loss(backbone, subject, prior, settings, prompts), embeddings
 
 
 def drawn_prior(
     pipeline: Any, noun: str, settings: Settings, cache_dir: Path | None, notify: Notify
 ) -> Float[Tensor, "n 3 h w"]:
     """Let the untouched model draw the prior pictures of a noun, or find them in the cache."""
-    return prior_images(
+    return prior_set(
         pipeline,
-        noun=noun,
-        count=settings.prior_count,
+        prior_prompts(noun, settings.prior_prompts, settings.prior_count),
         steps=settings.prior_steps,
-        batch=16,
         seed=settings.seed,
         cache_dir=cache_dir,
         on_progress=lambda done, count: notify(Step("prior", done, count)),
@@ -203,13 +143,20 @@ def drawn_prior(
 
 
 def implanting_loss(
-    backbone: Any, subject: Subject, prior: Float[Tensor, "n 3 h w"], settings: Settings
+    backbone: Any,
+    subject: Subject,
+    prior: Float[Tensor, "n 3 h w"],
+    settings: Settings,
+    prompts: Sequence[str] | None = None,
 ) -> ImplantingLoss:
-    """Put both halves of Eq. 4 together: ``a V* cat`` for the photos, ``a cat`` for the prior."""
+    """Put both halves of Eq. 4 together: ``a V* cat`` for the photos, ``a cat`` for the prior.
+
+    ``prompts`` says of every prior picture what it shows, where that is more than ``a cat``.
+    """
     return ImplantingLoss(
         backbone,
         examples(backbone, subject, flip=settings.flip),
-        examples(backbone, prior, f"a {subject.noun}"),
+        examples(backbone, prior, prompts or f"a {subject.noun}"),
         prior_weight=settings.prior_weight,
         weighting=settings.weighting,
         batch=settings.batch,

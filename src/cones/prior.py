@@ -7,7 +7,7 @@ same set. A folder of your own photographs does as well.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,16 @@ from cones.backbones import backbone_for
 from cones.errors import BackboneError, SubjectError
 from cones.subject import Source, read_images
 
+PRIOR_PROMPTS = ("noun", "scenes")
+SCENES = (
+    "a {}",
+    "a {} in a street",
+    "a {} at the seaside",
+    "a {} in a meadow",
+    "a {} in a lobby",
+    "a {} on a plain background",
+)
+"""Where prior pictures show the category; none of these places is in an evaluation's prompts."""
 _SAMPLED = 1024
 Notify = Callable[[int, int], None]
 
@@ -83,6 +93,52 @@ def prior_images(
             on_progress(len(pixels), count)
     stacked = torch.from_numpy(np.stack([pixels[i] for i in range(count)]))
     return stacked.permute(0, 3, 1, 2).float() / 255
+
+
+def prior_prompts(noun: str, kind: str, count: int) -> list[str]:
+    """Give every prior picture its prompt: the category alone, or in the scenes in turn.
+
+    Args:
+        noun: Category.
+        kind: One of :data:`PRIOR_PROMPTS`.
+        count: Number of pictures.
+    """
+    scenes = SCENES if kind == "scenes" else SCENES[:1]
+    return [scenes[number % len(scenes)].format(noun) for number in range(count)]
+
+
+def prior_set(
+    pipeline: Any,
+    prompts: Sequence[str],
+    *,
+    steps: int,
+    seed: int = 0,
+    batch: int = 16,
+    cache_dir: str | Path | None = None,
+    on_progress: Notify | None = None,
+) -> Float[Tensor, "n 3 size size"]:
+    """Draw a prior picture of every prompt, as :func:`prior_images` draws those of one.
+
+    The k-th picture of a prompt is the k-th of its own set, whatever other prompts there are.
+    """
+    pictures: list[Tensor | None] = [None] * len(prompts)
+    notify = on_progress or (lambda done, count: None)
+    for prompt in dict.fromkeys(prompts):
+        places = [number for number, each in enumerate(prompts) if each == prompt]
+        done = sum(picture is not None for picture in pictures)
+        drawn = prior_images(
+            pipeline,
+            prompt=prompt,
+            count=len(places),
+            steps=steps,
+            batch=batch,
+            seed=seed,
+            cache_dir=cache_dir,
+            on_progress=lambda new, _, done=done: notify(done + new, len(prompts)),
+        )
+        for number, picture in zip(places, drawn, strict=True):
+            pictures[number] = picture
+    return torch.stack(pictures)
 
 
 def prior_folder(source: Source, *, size: int) -> Float[Tensor, "n 3 size size"]:

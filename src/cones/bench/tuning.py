@@ -19,7 +19,8 @@ from cones.bench.scores import Encoders
 from cones.errors import SearchError
 
 GRID: dict[str, dict[str, tuple[float, ...]]] = {
-    "cones": {"density": (0.0132, 0.0454, 0.0701)},
+    "cones": {"density": (0.0025, 0.005, 0.0132, 0.0454)},
+    "cones-scenes": {"density": (0.0025, 0.005, 0.0132)},
     "custom-diffusion": {"rate": (3e-4, 1e-3, 3e-3)},
     "dreambooth": {"rate": (3e-5, 1e-4, 3e-4)},
     "lora": {"rate": (1e-3, 3e-3, 1e-2)},
@@ -109,7 +110,7 @@ def chosen(rows: Sequence[Mapping[str, Any]], untouched: Mapping[str, float]) ->
 
 def _given(method: str, changes: Mapping[str, Any], name: str, value: float) -> dict[str, Any]:
     """Set one value: a method's own, or of Cones' search."""
-    if method == "cones":
+    if "settings" in changes:
         return {**changes, "settings": replace(changes["settings"], **{name: value})}
     return {**changes, name: value}
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -168,14 +168,16 @@ def plan_of(
         name, value = _changed(text, METHODS)
         changes.setdefault(name[0], {})[name[1]] = value
     settings = search.settings_of(dict(brief_search), more)
-    changes["cones"] = {**changes.get("cones", {}), "settings": settings}
+    for name, prompts in (("cones", "noun"), ("cones-scenes", "scenes")):
+        chosen = replace(settings, prior_prompts=prompts)
+        changes[name] = {**changes.get(name, {}), "settings": chosen}
     drawn = {**PRESETS[preset], **({"images": images} if images else {})}
     return Plan(
         methods=tuple(methods or (*CONTROLS, *METHODS)),
         groups=tuple(tuple(name.split("+")) for name in groups or QUICK_GROUPS),
         seeds=tuple(seeds),
         changes=changes,
-        prior=settings,
+        prior=replace(settings, prior_prompts="noun"),
         **drawn,
     )
 

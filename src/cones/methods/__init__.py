@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 from cones.find import Notify
-from cones.methods.cones import Collaborative, Cones, Scratch, Shut
+from cones.methods.cones import Collaborative, Cones, Scenes, Scratch, Shut
 from cones.methods.custom_diffusion import CrossAttention, CustomDiffusion
 from cones.methods.dreambooth import DreamBooth, WholeUNet
 from cones.methods.loop import Task
@@ -64,6 +64,7 @@ class Method(Protocol):
 METHODS: dict[str, type[Method]] = {
     "cones": Cones,
     "cones-collaborative": Collaborative,
+    "cones-scenes": Scenes,
     "cones-scratch": Scratch,
     "custom-diffusion": CustomDiffusion,
     "custom-diffusion-merged": Merged,
@@ -77,6 +78,7 @@ SEVERAL = ("cones-collaborative", "cones-scratch", "custom-diffusion-merged")
 LEARNT: dict[str, type[Customization]] = {
     "cones": Shut,
     "cones-collaborative": Shut,
+    "cones-scenes": Shut,
     "cones-scratch": Shut,
     "custom-diffusion": CrossAttention,
     "custom-diffusion-merged": CrossAttention,

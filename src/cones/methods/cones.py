@@ -2,7 +2,7 @@
 
 Several subjects are searched apart and their neurons joined (:class:`Cones`, Sec. 3.2), captured
 together inside the union of these (:class:`Collaborative`, Sec. 3.3), or searched together among
-all weights (:class:`Scratch`).
+all weights (:class:`Scratch`). :class:`Scenes` goes beyond the paper: its prior listens to scenes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
 
 from cones.concept import Concept
 from cones.concept_file import load, save
@@ -82,10 +85,20 @@ class Cones:
             return Shut(tuple(concept for part in parts for concept in part.concepts))
         settings = replace(self.settings, seed=seed)
         found = (
-            find(pipeline, t.subject, settings=settings, prior=t.prior, on_progress=on_progress)
-            for t in tasks
+            find(
+                pipeline,
+                task.subject,
+                settings=settings,
+                prior=self._prior(task),
+                on_progress=on_progress,
+            )
+            for task in tasks
         )
         return Shut(tuple(found))
+
+    def _prior(self, task: Task) -> Float[Tensor, "n 3 h w"] | None:
+        """Take the pictures that all methods share, or None where scenes are to be drawn."""
+        return task.prior if self.settings.prior_prompts == "noun" else None
 
     def _together(
         self,
@@ -104,7 +117,7 @@ class Cones:
             density *= PAPER[min(len(tasks), len(PAPER)) - 1] / PAPER[0]
             if apart:
                 density = min(density, SHARE * prepare(pipeline, apart).density)
-        priors = [task.prior for task in tasks]
+        priors = [self._prior(task) for task in tasks]
         joint = find_together(
             pipeline,
             [task.subject for task in tasks],
@@ -114,6 +127,14 @@ class Cones:
             on_progress=on_progress,
         )
         return Shut((joint,))
+
+
+@dataclass(frozen=True)
+class Scenes(Cones):
+    """Search every subject apart with a prior that shows the category in scenes, and join."""
+
+    settings: Settings = field(default_factory=lambda: Settings(prior_prompts="scenes"))
+    joins: ClassVar[str | None] = "cones-scenes"
 
 
 @dataclass(frozen=True)
