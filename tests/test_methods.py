@@ -405,6 +405,24 @@ def test_the_merge_keeps_the_words_and_changes_as_little_else_as_possible(genera
         assert ((other - weight) @ captions.T).square().sum() > least
 
 
+def test_a_ridge_makes_changes_cost_that_captions_do_not_see(generator):
+    weight = torch.randn(6, 8, generator=generator)
+    captions = torch.randn(40, 3, generator=generator) @ torch.randn(3, 8, generator=generator)
+    words, values = (torch.randn(3, n, generator=generator) for n in (8, 6))
+    free, bound = (
+        constrained(weight, captions, words, values, ridge=ridge) for ridge in (1e-6, 0.1)
+    )
+    for found in (free, bound):
+        torch.testing.assert_close(words @ found.T, values, atol=1e-3, rtol=1e-3)
+    cost = captions.square().sum(0).mean() * 0.1  # per unit of squared change
+    both = [
+        ((w - weight) @ captions.T).square().sum() + cost * (w - weight).square().sum()
+        for w in (free, bound)
+    ]
+    assert both[1] < both[0]
+    assert (bound - weight).norm() < (free - weight).norm()
+
+
 def test_merged_concepts_answer_to_their_own_words(sd1, fresh, generator):
     pipeline = fresh(sd1)
     method = CustomDiffusion(steps=2, batch=2, pool=4, rate=1e-2)

@@ -63,6 +63,9 @@ MINI: dict[str, dict[str, Any]] = {
     "shira": {"steps": 80, "rate": 1e-3},
     "textual-inversion": {"steps": 80, "rate": 5e-3},
 }
+# At this ridge captions change less by the merge than by either concept alone (1 % against 3 %),
+# and weights five times less than at the original's none.
+MINI["custom-diffusion-merged"] = {**MINI["custom-diffusion"], "ridge": 0.1}
 MINI_SEARCH = {"steps": 40, "refine_steps": 80, "prior_count": 32, "prior_steps": 20}
 MINI_SEARCH |= {"held_out": 128, "density": 0.0132}
 BRIEF = {"quick": (QUICK, QUICK_SEARCH), "mini": (MINI, MINI_SEARCH)}

@@ -41,7 +41,7 @@ PLACES = (
     " in the style of a painting",
 )
 CAPTIONS = tuple(f"a photo of a {thing}{place}" for thing, place in product(THINGS, PLACES))
-RIDGE = 1e-6  # of the mean square of the captions' states, in case they span too little
+RIDGE = 1e-6  # of the mean square of the captions' states: next to the original's none
 
 
 def constrained(
@@ -49,18 +49,24 @@ def constrained(
     captions: Float[Tensor, "n d"],
     words: Float[Tensor, "k d"],
     values: Float[Tensor, "k out"],
+    *,
+    ridge: float = RIDGE,
 ) -> Float[Tensor, "out d"]:
     """Solve ``min |(W - W0) C_reg^T|`` subject to ``W C^T = V^T`` (Eq. 5), in float64.
+
+    What captions do not span may change without bound. In a small text encoder that is most of
+    the space, and prompts with the new words lie there; a ridge makes such changes cost too.
 
     Args:
         weight: ``W0``.
         captions: Rows of ``C_reg``.
         words: Rows of ``C``, linearly independent.
         values: Rows of ``V``.
+        ridge: Cost of a change in any direction, in units of the mean square over captions.
     """
     w, reg, c, v = (each.double() for each in (weight, captions, words, values))
     gram = reg.T @ reg
-    gram = gram + RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    gram = gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
     d = torch.linalg.solve(gram, c.T).T
     change = (v.T - w @ c.T) @ torch.linalg.solve(d @ c.T, d)  # Eq. 5
     return (w + change).to(weight)
@@ -71,6 +77,8 @@ def merged(
     learnt: Sequence[CrossAttention],
     names: Sequence[str],
     captions: Sequence[str],
+    *,
+    ridge: float = RIDGE,
 ) -> CrossAttention:
     """Merge concepts that were trained apart.
 
@@ -79,6 +87,7 @@ def merged(
         learnt: One concept each.
         names: What each is called, such as ``V* cat``, in the same order.
         captions: Ordinary captions; 200 in the original.
+        ridge: See :func:`constrained`.
 
     Raises:
         SearchError: Names and concepts do not pair up, or two share a word.
@@ -103,7 +112,7 @@ def merged(
     found = {}
     for name, weight in backbone.weights("cross").items():
         values = [c @ each.weights[name].to(c).T for each, c in zip(learnt, own, strict=True)]
-        found[name] = constrained(weight, ordinary, torch.cat(own), torch.cat(values))
+        found[name] = constrained(weight, ordinary, torch.cat(own), torch.cat(values), ridge=ridge)
     return CrossAttention(tuple(words), found, together)
 
 
@@ -121,8 +130,13 @@ def _states(pipeline: Any, prompts: Sequence[str], *, skip: int) -> Float[Tensor
 
 @dataclass(frozen=True)
 class Merged(CustomDiffusion):
-    """Custom Diffusion of every subject apart, merged ("constraint optimization")."""
+    """Custom Diffusion of every subject apart, merged ("constraint optimization").
 
+    Attributes:
+        ridge: See :func:`constrained`; the rest is :class:`CustomDiffusion`'s.
+    """
+
+    ridge: float = RIDGE
     joins: ClassVar[str | None] = "custom-diffusion"
 
     def fit(
@@ -142,4 +156,4 @@ class Merged(CustomDiffusion):
         if len(apart) == 1:
             return apart[0]
         names = [f"{task.subject.identifier} {task.subject.noun}" for task in tasks]
-        return merged(pipeline, apart, names, CAPTIONS)
+        return merged(pipeline, apart, names, CAPTIONS, ridge=self.ridge)
