@@ -55,19 +55,20 @@ QUICK: dict[str, dict[str, Any]] = {
 }
 QUICK_SEARCH = {"steps": 30, "refine_steps": 60, "prior_count": 16, "prior_steps": 15}
 QUICK_SEARCH |= {"held_out": 32, "density": 0.0454}
-# What `mini` gives every method: short trainings at the rates of docs/results/tuning.json.
+# What `mini` gives every method: little training, at the rates and the density of
+# docs/results/tuning.json.
 MINI: dict[str, dict[str, Any]] = {
-    "dreambooth": {"steps": 80, "rate": 3e-5, "batch": 4},
+    "dreambooth": {"steps": 80, "rate": 3e-4, "batch": 4},
     "custom-diffusion": {"steps": 80, "rate": 3e-4},
     "lora": {"steps": 80, "rate": 1e-3, "batch": 4},
-    "shira": {"steps": 80, "rate": 1e-3},
-    "textual-inversion": {"steps": 80, "rate": 5e-3},
+    "shira": {"steps": 80, "rate": 1e-2},
+    "textual-inversion": {"steps": 80, "rate": 2e-2},
 }
 # At this ridge captions change less by the merge than by either concept alone (1 % against 3 %),
 # and weights five times less than at the original's none.
 MINI["custom-diffusion-merged"] = {**MINI["custom-diffusion"], "ridge": 0.1}
 MINI_SEARCH = {"steps": 40, "refine_steps": 80, "prior_count": 32, "prior_steps": 20}
-MINI_SEARCH |= {"held_out": 128, "density": 0.0132}
+MINI_SEARCH |= {"held_out": 128, "density": 0.005}
 BRIEF = {"quick": (QUICK, QUICK_SEARCH), "mini": (MINI, MINI_SEARCH)}
 
 
