@@ -219,6 +219,7 @@ def test_more_pictures_are_drawn_with_what_was_learnt_before(photos, tmp_path, s
         "lora tom 0",
         "lora tom+rex 0",
     }
+    assert homes(plan(prior=replace(TINY, density=0.2))) == same  # no prior depends on it
     other = homes(plan(prior=replace(TINY, prior_steps=3)))
     assert not set(other.values()) & set(same.values())
 

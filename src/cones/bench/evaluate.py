@@ -21,7 +21,7 @@ import torch
 from cones.backbones import backbone_for
 from cones.bench import sheets
 from cones.bench.cells import Notify, Photos, model_shown, subject_folders
-from cones.bench.fits import Fits
+from cones.bench.fits import Fits, prior_shown
 from cones.bench.ledger import digest
 from cones.bench.plan import KIND, STRANGER, UNRELATED, WORDS, Cell, Plan
 from cones.bench.scores import (
@@ -142,7 +142,7 @@ class Evaluation:
             "others": self.fits.stranger(cell).digest if cell.method == STRANGER else None,
             "candidates": [photos.digest for photos in (*self.everyone, *self._alike(cell))],
             "seed": cell.seed,
-            "prior": asdict(plan.prior),
+            "prior": prior_shown(plan.prior),
             "pictures": [plan.prompts, UNRELATED, plan.images, plan.steps, plan.guidance],
         }
         return self.work / "cells" / f"{cell.label.replace(' ', '-')}-{digest(key)}"

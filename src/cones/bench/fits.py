@@ -19,7 +19,7 @@ from cones.backbones import backbone_for
 from cones.bench.cells import Notify, Photos, model_key
 from cones.bench.ledger import digest
 from cones.bench.plan import RANDOM, STRANGER, UNTOUCHED, Cell, Plan
-from cones.find import drawn_prior
+from cones.find import Settings, drawn_prior
 from cones.methods import LEARNT, METHODS, Customization, Task
 from cones.methods.cones import Cones, Shut
 from cones.record import write_json
@@ -58,7 +58,7 @@ class Fits:
             "group": [(photos.name, photos.digest) for photos in cell.group],
             "words": cell.words,
             "seed": cell.seed,
-            "prior": asdict(self.plan.prior),
+            "prior": prior_shown(self.plan.prior),
         }
         return self.work / "fits" / f"{cell.label.replace(' ', '-')}-{digest(key)}"
 
@@ -121,6 +121,11 @@ class Fits:
             return found
         draw = torch.Generator().manual_seed(cell.seed)
         return Shut(tuple(each.using(each.mask.random_like(draw)) for each in found.concepts))
+
+
+def prior_shown(settings: Settings) -> dict[str, Any]:
+    """Give the settings that prior pictures depend on."""
+    return {name: each for name, each in asdict(settings).items() if name.startswith("prior_")}
 
 
 def _alone(cell: Cell, method: Any) -> list[Cell]:
