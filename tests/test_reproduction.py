@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from cones.bench.reproduction import PAPER, page
+from cones.bench.paper import PAPER
+from cones.bench.reproduction import page
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -45,13 +46,17 @@ def test_measured_and_reported_stand_side_by_side():
             "model": "mini 12",
             "candidates": ["a", "b"],
             "missing": 4,
-            "table": [entry("cones", 3, **cones)],
+            "table": [
+                entry("cones", 3, **cones),
+                {"method": "a", "subjects": 3, "scores": {"present": around(0.2)}},
+                {"method": "b", "subjects": 3, "scores": {"present": around(0.3)}},
+            ],
         },
         "sequential": {
             "plan": {"groups": [["a_b", "c"]]},
             "summary": {
-                "cones": {
-                    side: around(0.4)
+                method: {
+                    side: around(value)
                     for side in (
                         "first alone",
                         "first of two",
@@ -60,6 +65,7 @@ def test_measured_and_reported_stand_side_by_side():
                         "second of two",
                     )
                 }
+                for method, value in (("dreambooth", 0.5), ("cones", 0.4))
             },
         },
         "sanity": {
@@ -88,6 +94,16 @@ def test_measured_and_reported_stand_side_by_side():
     }
     lines = page(results).splitlines()
     assert any("with 2 pictures each" in line and "4 cells are missing" in line for line in lines)
+    first = lines.index("## What the paper says, and what was found")
+    assert first < lines.index("## Table 1: methods side by side, one subject")
+    claim = (
+        "| Table 1, one subject, likeness to the words: cones > custom-diffusion > dreambooth > "
+    )
+    assert f"{claim}textual-inversion | cones 0.200 |" in lines
+    assert any(line.endswith("| forgotten: cones 0.400 < dreambooth 0.500 |") for line in lines)
+    assert any(
+        "three subjects: joined" in line and "b 0.300 > a 0.200 |" in line for line in lines
+    )
     row = "| `cones` | 0.200 [0.100, 0.300] | 0.361 | 0.725 | 0.003 MB | 61 |"
     assert lines[lines.index("### One subject") + 5] == row
     assert "| `cones` | -0.030 [-0.130, +0.070] |" in lines

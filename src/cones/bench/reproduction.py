@@ -11,18 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cones.bench.claims import first
+from cones.bench.markdown import change, markdown, mean
+from cones.bench.paper import NUMBERS, PAPER, STORED
 from cones.record import write_text
 
 PAGE = "reproduction.md"
-# Table 1 of the paper: text and image alignment by method, for one to four subjects.
-PAPER = {
-    "textual-inversion": ((0.312, 0.744), (0.264, 0.630), (0.223, 0.584), (0.219, 0.553)),
-    "dreambooth": ((0.344, 0.731), (0.283, 0.673), (0.263, 0.631), (0.238, 0.597)),
-    "custom-diffusion": ((0.352, 0.722), (0.314, 0.685), (0.289, 0.669), (0.269, 0.632)),
-    "cones": ((0.361, 0.725), (0.337, 0.698), (0.301, 0.685), (0.285, 0.653)),
-}
-# Table 2: megabytes and per cent, for one to four subjects, on Stable Diffusion 1.4.
-STORED = ((1.43, 1.32), (3.41, 2.43), (4.96, 4.54), (7.75, 7.01))
 SHOWN = {
     "text_alignment": "text (CLIP)",
     "image_alignment": "image (judge)",
@@ -38,7 +32,6 @@ EDITED = {
     for score in ("text", "image")
 }
 OVERFITTED = {"template_diversity": "diversity of the training prompt", "leak": "leak"}
-NUMBERS = ("one subject", "two subjects", "three subjects", "four subjects")
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -57,6 +50,7 @@ def page(results: Mapping[str, Any]) -> str:
         "groups of subjects and their seeds.",
         "",
     ]
+    lines += [*first(results), ""]
     for name, write in (
         ("table1", _table1),
         ("several", _several),
@@ -126,7 +120,7 @@ def _scores(
         head += ["paper: text", "paper: image", "file", "seconds"]
     rows = []
     for entry in entries:
-        row = [f"`{entry['method']}`", *(_mean(entry["scores"].get(name)) for name in there)]
+        row = [f"`{entry['method']}`", *(mean(entry["scores"].get(name)) for name in there)]
         if size:
             paper = PAPER.get(entry["method"])
             row += [f"{value:.3f}" for value in paper[size - 1]] if paper else ["", ""]
@@ -134,14 +128,14 @@ def _scores(
             row.append(f"{entry['seconds']:.0f}" if "seconds" in entry else "")
         rows.append(row)
     changed = [entry for entry in entries if "change" in entry]
-    lines = _markdown(head, rows)
+    lines = markdown(head, rows)
     if size and changed:
         lines += ["", "Change from the untouched model, paired:", ""]
         rows = [
-            [f"`{e['method']}`", *(_change(e["change"].get(name)) for name in there)]
+            [f"`{e['method']}`", *(change(e["change"].get(name)) for name in there)]
             for e in changed
         ]
-        lines += _markdown(["method", *(names[name] for name in there)], rows)
+        lines += markdown(["method", *(names[name] for name in there)], rows)
     return lines
 
 
@@ -157,7 +151,7 @@ def _table2(found: Mapping[str, Any]) -> list[str]:
         "Table 2, storage and sparsity of `cones` (the models differ in size; for that of Stable",
         "Diffusion 1.4 see the README):",
         "",
-        *_markdown(["", "paper: file", "paper: sparsity", "file", "sparsity"], rows),
+        *markdown(["", "paper: file", "paper: sparsity", "file", "sparsity"], rows),
     ]
 
 
@@ -189,7 +183,7 @@ def _template(found: Mapping[str, Any]) -> list[str]:
 def _sequential(found: Mapping[str, Any]) -> list[str]:
     sides = ("first alone", "first of two", "forgotten", "second alone", "second of two")
     rows = [
-        [f"`{method}`", *(_mean(each[side]) for side in sides)]
+        [f"`{method}`", *(mean(each[side]) for side in sides)]
         for method, each in found["summary"].items()
     ]
     pairs = ", ".join(" then ".join(g) for g in found["plan"]["groups"]).replace("_", " ")
@@ -199,7 +193,7 @@ def _sequential(found: Mapping[str, Any]) -> list[str]:
         f"Likeness to a subject's photos by the judge; pairs: {pairs}. `forgotten` is what the",
         "first loses when the second is learnt after it.",
         "",
-        *_markdown(["method", *sides], rows),
+        *markdown(["method", *sides], rows),
     ]
 
 
@@ -228,7 +222,7 @@ def _sanity(found: Mapping[str, Any]) -> list[str]:
         f"rate ({long}), and the share of pictures that are the untouched model's to the last bit",
         "after no training at all.",
         "",
-        *_markdown(["", *(name.replace("_", " ") for name in names), "untrained: same"], rows),
+        *markdown(["", *(name.replace("_", " ") for name in names), "untrained: same"], rows),
     ]
 
 
@@ -254,24 +248,8 @@ def _tuning(found: Mapping[str, Any]) -> list[str]:
         f"the highest image alignment among the settings that keep {found['kept']:.0%} of the",
         f"untouched model's text alignment. Fixed: {fixed}.",
         "",
-        *_markdown(["method", "setting", *(SHOWN[n] for n in found["weighed"]), ""], rows),
+        *markdown(["method", "setting", *(SHOWN[n] for n in found["weighed"]), ""], rows),
     ]
-
-
-def _mean(found: Mapping[str, float] | None) -> str:
-    if found is None:
-        return ""
-    return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
-
-
-def _change(found: Mapping[str, float] | None) -> str:
-    if found is None:
-        return ""
-    return f"{found['mean']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
-
-
-def _markdown(head: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def write(docs: Path | str) -> None:

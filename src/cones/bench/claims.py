@@ -1,0 +1,63 @@
+"""The paper's claims, each beside what was found: what the page of experiments begins with."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cones.bench.markdown import change, markdown
+from cones.bench.paper import NUMBERS, PAPER
+
+
+def first(results: Mapping[str, Any]) -> list[str]:
+    """Set the paper's claims beside what was found, before any table."""
+    rows = [
+        *_single(results.get("table1", {}).get("table", ())),
+        *_several(results.get("several", {}).get("table", ())),
+        *_sequential(results.get("sequential", {}).get("summary", {})),
+    ]
+    lines = ["## What the paper says, and what was found", ""]
+    return [*lines, *markdown(["the paper", "here"], rows)] if rows else []
+
+
+def _single(table: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    entries = [entry for entry in table if entry["subjects"] == 1]
+    rows = []
+    for number, (name, said) in enumerate((("text", "words"), ("image", "photos"))):
+        paper = sorted(PAPER, key=lambda method: -PAPER[method][0][number])
+        claim = f"Table 1, one subject, likeness to the {said}: {' > '.join(paper)}"
+        rows.append([claim, _order(entries, f"{name}_alignment")])
+    for entry in entries:
+        moved = entry.get("change", {})
+        if entry["method"].startswith("cones") and "image_alignment" in moved:
+            said = ", ".join(
+                f"{name} {change(moved[f'{name}_alignment'])}" for name in ("image", "text")
+            )
+            claim = "Cones draws the subject and goes on listening"
+            rows.append([claim, f"`{entry['method']}`, change from the untouched model: {said}"])
+    claim = "App. C.4: Cones keeps the diversity of the untouched model better than others"
+    rows.append([claim, _order(entries, "template_diversity")])
+    return [row for row in rows if row[1]]
+
+
+def _several(table: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    rows = []
+    for size in (2, 3, 4):
+        entries = [entry for entry in table if entry["subjects"] == size]
+        claim = f"Fig. 8, {NUMBERS[size - 1]}: joined neurons show more of them than merged"
+        rows.append([f"{claim} Custom Diffusion", _order(entries, "present")])
+    return [row for row in rows if row[1]]
+
+
+def _sequential(summary: Mapping[str, Any]) -> list[list[str]]:
+    if not summary:
+        return []
+    forgotten = {method: each["forgotten"]["mean"] for method, each in summary.items()}
+    said = " < ".join(f"{m} {forgotten[m]:.3f}" for m in sorted(forgotten, key=forgotten.get))
+    claim = "Fig. A9: DreamBooth and Custom Diffusion forget the first subject, Cones hardly"
+    return [[claim, f"forgotten: {said}"]]
+
+
+def _order(entries: Sequence[Mapping[str, Any]], score: str) -> str:
+    """Name methods from the highest score down."""
+    scored = [e for e in entries if score in e["scores"]]
+    ordered = sorted(scored, key=lambda entry: -entry["scores"][score]["mean"])
+    return " > ".join(f"{e['method']} {e['scores'][score]['mean']:.3f}" for e in ordered)
