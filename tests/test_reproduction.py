@@ -96,14 +96,11 @@ def test_measured_and_reported_stand_side_by_side():
     assert any("with 2 pictures each" in line and "4 cells are missing" in line for line in lines)
     first = lines.index("## What the paper says, and what was found")
     assert first < lines.index("## Table 1: methods side by side, one subject")
-    claim = (
-        "| Table 1, one subject, likeness to the words: cones > custom-diffusion > dreambooth > "
-    )
-    assert f"{claim}textual-inversion | cones 0.200 |" in lines
+    claim = "| Table 1, one subject, likeness to the words: cones > custom-diffusion > dreambooth"
+    assert f"{claim} > textual-inversion | untouched 0.200 > cones 0.200 |" in lines
     assert any(line.endswith("| forgotten: cones 0.400 < dreambooth 0.500 |") for line in lines)
-    assert any(
-        "three subjects: joined" in line and "b 0.300 > a 0.200 |" in line for line in lines
-    )
+    (found,) = (line for line in lines if "three subjects: joined" in line)
+    assert found.endswith("| b 0.300 > a 0.200 |")
     row = "| `cones` | 0.200 [0.100, 0.300] | 0.361 | 0.725 | 0.003 MB | 61 |"
     assert lines[lines.index("### One subject") + 5] == row
     assert "| `cones` | -0.030 [-0.130, +0.070] |" in lines
