@@ -169,10 +169,33 @@ def token_positions(tokenizer: Any, prompt: str, word: str) -> tuple[int, ...]:
 
 
 def share_inside(
-    found: Float[Tensor, "images y x"], inside: Bool[Tensor, "images y x"]
+    found: Float[Tensor, "images y x"],
+    inside: Bool[Tensor, "images y x"] | Float[Tensor, "images y x"],
 ) -> Float[Tensor, " images"]:
-    """Give the share of a word's attention that falls on the places marked."""
+    """Give the share of a word's attention that falls on the places marked, in [0, 1].
+
+    Args:
+        found: Attention to the word.
+        inside: How much of every place is meant, 0 to 1. Attention that is equal everywhere has
+            the mean of this as its share.
+    """
     return (found * inside).sum((1, 2)) / found.sum((1, 2))
+
+
+def told_apart(
+    found: Float[Tensor, "images y x"],
+    inside: Bool[Tensor, "images y x"] | Float[Tensor, "images y x"],
+) -> Float[Tensor, " images"]:
+    """Give the chance that a place marked draws more attention than one that is not, in [0, 1].
+
+    This is the area under the ROC curve: 0.5 is blind, 1 a perfect outline, however faint. Ties
+    count half, and a place marked in part counts on both sides, so that 1 is out of reach there.
+    """
+    values, meant = found.flatten(1), inside.flatten(1).to(found)
+    above = (values[:, :, None] > values[:, None]).to(found)
+    above = above + (values[:, :, None] == values[:, None]) / 2
+    pairs = meant[:, :, None] * (1 - meant)[:, None]
+    return (above * pairs).sum((1, 2)) / pairs.sum((1, 2))
 
 
 @dataclass(frozen=True, eq=False)

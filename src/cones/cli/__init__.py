@@ -41,6 +41,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("ui")(ui.ui)
 app.command("demo")(pictures.demo)
 bench.app.command("overlap")(overlap.overlap)
+bench.app.command("attention")(attend.measure)
 app.add_typer(bench.app, name="bench")
 
 

@@ -1,11 +1,11 @@
-"""``cones attend``: where words look in a picture, before and after shutting (Fig. 2)."""
+"""``cones attend`` and ``cones bench attention``: where words look, before and after (Fig. 2)."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cones.cli import options, pictures, places, screen
+from cones.cli import bench, comparing, options, pictures, places, screen
 
 Words = Annotated[
     list[str] | None,
@@ -18,6 +18,12 @@ Layers = Annotated[
     list[str] | None, typer.Option("--layer", help="Only layers whose name holds this; repeat.")
 ]
 Heads = Annotated[list[int] | None, typer.Option("--head", help="Only this head; repeat.")]
+Corpus = Annotated[Path, typer.Option(help="Folder of the sprite corpus, with its subjects.")]
+Images = Annotated[int, typer.Option(min=1, max=64, help="Pictures of every subject.")]
+Docs = Annotated[
+    Path | None,
+    typer.Option(help="Folder whose results/attention.json, attention.md and .png are written."),
+]
 
 
 @screen.guarded
@@ -110,3 +116,40 @@ def _write(output: Path, seen: Any, rows: list[dict[str, Any]], settings: dict[s
         lit = [overlay(picture, found.tolist()) for found in maps.values()]
         lines.append(Row(label, [picture, *lit], ["the picture", *maps]))
     save_picture(picture_sheet(lines, title=settings["prompt"]), output, settings)
+
+
+@screen.guarded
+def measure(
+    corpus: Corpus,
+    photos: bench.Photos = bench.EXAMPLES,
+    subject: bench.Subjects = None,
+    seeds: bench.Seeds = (0,),
+    images: Images = 20,
+    work: bench.Work = bench.WORK,
+    docs: Docs = None,
+    model: options.Model = None,
+    more: options.Set = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    as_json: options.Json = False,
+) -> None:
+    """Share of a word's attention on the subject's true mask, before and after (Fig. 2).
+
+    Pictures with known masks are composed from a sprite corpus, the one that the built-in model
+    was trained with. Uses the searches of **bench search** again where seeds and settings agree.
+
+    **Example:**  cones bench attention --corpus corpus --subject siamese_cat --subject old_jar
+    """
+    from cones.bench import attention_page as page
+    from cones.bench.attention import Looks, attention_figures
+
+    job = comparing.Job(
+        "attention", attention_figures, photos, subject, seeds, work, docs, more or []
+    )
+    comparing.compare(
+        job,
+        (model, device, dtype),
+        {"corpus": lambda: corpus, "looks": lambda: Looks(images)},
+        as_json=as_json,
+        pages=comparing.Pages(lambda found, docs: page.record(found, docs, corpus), page.markdown),
+    )

@@ -46,7 +46,12 @@ class Background:
     ground_to: float
 
 
-def _rows(folder: Path, name: str) -> list[dict]:
+def rows_of(folder: Path, name: str) -> list[dict]:
+    """Read an index of the corpus, ``sprites.jsonl`` or ``backgrounds.jsonl``.
+
+    Raises:
+        SubjectError: There is none.
+    """
     path = folder / name
     if not path.is_file():
         raise SubjectError(
@@ -56,7 +61,8 @@ def _rows(folder: Path, name: str) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def _open(folder: Path, rows: list[dict]) -> list[tuple[dict, Image.Image]]:
+def opened(folder: Path, rows: list[dict]) -> list[tuple[dict, Image.Image]]:
+    """Read the picture of every row from its shard."""
     with ExitStack() as stack:
         names = {row["shard"] for row in rows}
         shards = {n: stack.enter_context(tarfile.open(folder / n)) for n in names}
@@ -78,11 +84,11 @@ class Corpus:
         """Read and decode everything the model may see."""
         rows = [
             r
-            for r in _rows(folder, "sprites.jsonl")
+            for r in rows_of(folder, "sprites.jsonl")
             if r["split"] == "train" and r["class"] in NOUNS
         ]
         self.sprites: dict[str, dict[bool, dict[str, list[Sprite]]]] = {}
-        for row, image in _open(folder, rows):
+        for row, image in opened(folder, rows):
             drawn = row["style"] != "photo"
             thing = Thing(row["class"], row["name"], row["colour"])
             by_model = self.sprites.setdefault(thing.noun, {}).setdefault(drawn, {})
@@ -93,10 +99,10 @@ class Corpus:
         self.backgrounds: dict[bool, dict[str, list[Background]]] = {True: {}, False: {}}
         places = [
             r
-            for r in _rows(folder, "backgrounds.jsonl")
+            for r in rows_of(folder, "backgrounds.jsonl")
             if r["split"] == "train" and r["label"] in PLACES
         ]
-        for row, image in _open(folder, places):
+        for row, image in opened(folder, places):
             small = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
             by_label = self.backgrounds[row["kind"] != "hdr"]
             by_label.setdefault(row["label"], []).append(
@@ -156,9 +162,9 @@ class Corpus:
         chosen: list[Sprite],
         background: Background,
         rng: np.random.Generator,
-    ) -> None:
-        """Stand the sprites side by side, left to right."""
-        count = len(chosen)
+    ) -> list[Image.Image]:
+        """Stand the sprites side by side, left to right; give what each covers."""
+        count, covered = len(chosen), []
         for place, sprite in enumerate(chosen):
             if count == 1:
                 size, centre = 0.5 + 0.35 * rng.random(), 0.4 + 0.2 * rng.random()
@@ -167,7 +173,8 @@ class Corpus:
                 centre = (place + 0.5 + 0.16 * (rng.random() - 0.5)) / count
             low, high = max(0.72, background.ground_from), 0.96
             foot = low + (high - low) * rng.random() if size < 0.7 else 0.9 + 0.07 * rng.random()
-            paste(canvas, sprite, (size, centre), foot, rng)
+            covered.append(paste(canvas, sprite, (size, centre), foot, rng))
+        return covered
 
 
 def paste(
@@ -176,10 +183,13 @@ def paste(
     spot: tuple[float, float],
     foot: float,
     rng: np.random.Generator,
-) -> None:
+) -> Image.Image:
     """Put a sprite on ``canvas``: long side and centre in shares of the width, lower edge at foot.
 
     A soft ellipse under the lower edge is the contact shadow.
+
+    Returns:
+        What the sprite covers, shadow left out: grey, ``SIZE`` square, white where it is opaque.
     """
     size, centre = spot
     image = sprite.image
@@ -198,6 +208,9 @@ def paste(
     shade = (110 * np.clip(1.2 - distance, 0, 1)).astype(np.uint8)
     canvas.paste((20, 20, 20), (0, 0), Image.fromarray(shade))
     canvas.paste(image, (left, bottom - height), image)
+    covered = Image.new("L", (SIZE, SIZE))
+    covered.paste(image.getchannel("A"), (left, bottom - height))
+    return covered
 
 
 def pictures(corpus: Corpus, numbers: range, seed: int) -> tuple[np.ndarray, list[str]]:
