@@ -20,7 +20,14 @@ from cones.methods import METHODS
 from fakes import Colours
 
 TINY = Settings(
-    steps=2, refine_steps=1, held_out=4, batch=1, prior_count=2, prior_steps=2, density=0.05
+    steps=2,
+    refine_steps=1,
+    held_out=4,
+    batch=1,
+    prior_count=2,
+    prior_steps=2,
+    density=0.05,
+    prior_prompts="noun",
 )
 CHANGES = {
     "cones": {"settings": TINY},

@@ -22,12 +22,14 @@ from cones.methods.shira import SHiRA
 from cones.methods.textual_inversion import TextualInversion, first_vectors
 from cones.subject import Subject
 
-TINY = Settings(steps=2, refine_steps=1, held_out=4, batch=1, prior_count=2, density=0.05)
+TINY = Settings(
+    steps=2, refine_steps=1, held_out=4, batch=1, prior_count=2, density=0.05, prior_prompts="noun"
+)
 BRIEF = {"steps": 2, "batch": 2, "pool": 6, "rate": 1e-2}
 SHORT = {
     "cones": {"settings": TINY},
     "cones-collaborative": {"settings": TINY},
-    "cones-scenes": {"settings": replace(TINY, prior_prompts="scenes")},
+    "cones-scenes": {"settings": replace(TINY, prior_prompts="scenes", prior_steps=1)},
     "cones-scratch": {"settings": TINY},
     "custom-diffusion": BRIEF,
     "custom-diffusion-merged": BRIEF,

@@ -28,9 +28,9 @@ class Settings:
         weighting: ``omega_t``: ``uniform`` or ``min-snr``.
         prior_count: Prior pictures drawn when none are given.
         prior_steps: Sampling steps of a prior picture.
-        prior_prompts: What prior pictures show: ``noun``, the category alone, as in the paper; or
-            ``scenes``, the category in the places of :data:`cones.prior.SCENES`, so that the
-            model goes on listening to what stands around the subject.
+        prior_prompts: What prior pictures show: ``scenes``, the category in the places of
+            :data:`cones.prior.SCENES`, so that the model goes on listening to what stands around
+            the subject; or ``noun``, the category alone, as in the paper.
         flip: Also show every photo mirrored.
         held_out: Samples of each half of the loss in the certificate.
         levels: Keep, and measure, masks of other densities too; ``density`` must be given to do
@@ -50,7 +50,7 @@ class Settings:
     weighting: str = "uniform"
     prior_count: int = 64
     prior_steps: int = 25
-    prior_prompts: str = "noun"
+    prior_prompts: str = "scenes"
     flip: bool = True
     held_out: int = 256
     levels: bool = True

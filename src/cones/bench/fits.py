@@ -92,7 +92,7 @@ class Fits:
 
     def tasks(self, cell: Cell) -> list[Task]:
         """Read the photos and draw the prior pictures, or find them in the cache."""
-        settings = replace(self.plan.prior, seed=cell.seed)
+        settings = replace(self.plan.prior, seed=cell.seed, prior_prompts="noun")  # as rivals say
         cache = self.work / "prior"
         return [
             Task(

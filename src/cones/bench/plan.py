@@ -105,7 +105,7 @@ class Plan:
     steps: int = 25
     guidance: float = 7.5
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    prior: Settings = field(default_factory=Settings)
+    prior: Settings = field(default_factory=lambda: Settings(prior_prompts="noun"))
     left_out: tuple[str, ...] = ("clip_score",)
 
     def __post_init__(self) -> None:

@@ -68,7 +68,7 @@ class Cones:
         settings: Of the search; its seed is replaced by that of :meth:`fit`.
     """
 
-    settings: Settings = field(default_factory=Settings)
+    settings: Settings = field(default_factory=lambda: Settings(prior_prompts="noun"))
     joins: ClassVar[str | None] = "cones"  # the method whose results ``parts`` are
 
     def fit(
@@ -133,7 +133,7 @@ class Cones:
 class Scenes(Cones):
     """Search every subject apart with a prior that shows the category in scenes, and join."""
 
-    settings: Settings = field(default_factory=lambda: Settings(prior_prompts="scenes"))
+    settings: Settings = field(default_factory=Settings)
     joins: ClassVar[str | None] = "cones-scenes"
 
 
