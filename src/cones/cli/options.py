@@ -63,6 +63,16 @@ Guidance: TypeAlias = Annotated[float, typer.Option(help="Scale of classifier-fr
 Strength: TypeAlias = Annotated[
     float, typer.Option(min=0, max=1, help="1 shuts the neurons, less only shrinks them.")
 ]
+Image: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Draw over this photo; its centre square is kept.")
+]
+Inpaint: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(help="Mask as large as --image: white is drawn anew, black stays."),
+]
+Amount: TypeAlias = Annotated[
+    float, typer.Option("--amount", help="How far --image is drawn over: above 0, up to 1.")
+]
 Negative: TypeAlias = Annotated[str | None, typer.Option(help="What to stay away from.")]
 Seed: TypeAlias = Annotated[int, typer.Option(help="Same seed, same result.")]
 Device: TypeAlias = Annotated[

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ class _Job:
     settings: dict[str, Any]
     paths: dict[int, Path]
     sheet: Path
+    photo: Any = None
 
 
 @screen.guarded
@@ -35,6 +37,9 @@ def generate(
     strength: options.Strength = 1.0,
     negative: options.Negative = None,
     excite: options.Excite = None,
+    image: options.Image = None,
+    inpaint: options.Inpaint = None,
+    amount: options.Amount = 0.6,
     density: options.Density = None,
     seed: options.Seed = 0,
     device: options.Device = None,
@@ -46,22 +51,47 @@ def generate(
 
     Picture i depends on seed + i alone. Every PNG carries its settings in its metadata; sheet.png
     shows them all. After Ctrl-C the same command keeps the finished pictures and draws the rest.
+    With --image a photo is drawn over, with --inpaint only where that mask is white.
 
     **Example:**  cones generate -c cat.safetensors "a V* cat in the snow" -o out/
     """
+    from cones.redraw import require_amount
+
     drawing = {"steps": steps, "guidance": guidance, "strength": strength}
     drawing["negative_prompt"] = negative
     concepts = load_concepts(concept, density)
     settings = {"prompt": prompt, **drawing, "model": model or "built-in", "dtype": dtype}
     settings["excite"] = excite
+    photo = _photo(image, inpaint, excite)
+    if photo is not None:
+        require_amount(amount, steps)
+        settings["photo"] = {**photo.digests, "amount": amount}
     settings["concepts"] = [_described(found) for found in concepts]
     paths = {seed + i: output / f"{i:03d}.png" for i in range(number)}
-    job = _Job(prompt, drawing, settings, paths, output / "sheet.png")
+    job = _Job(prompt, drawing, settings, paths, output / "sheet.png", photo)
     missing = _missing(job, overwrite=overwrite)
     places.require_folder(output)
     _warn_missing(concepts, prompt)
     _draw(job, missing, concepts, lambda: _pipeline(model, device, dtype))
     _conclude(job, as_json=as_json)
+
+
+def _photo(image: Path | None, inpaint: Path | None, excite: list[str] | None) -> Any:
+    """Read what is to be drawn over, or give None.
+
+    Raises:
+        ConesError: A file cannot be used, or an option does not go with the others.
+    """
+    from cones.redraw import Photo
+
+    if image is None and inpaint is None:
+        return None
+    if image is None or excite:
+        raise ConesError(
+            f"found {'--excite with --image' if excite else '--inpaint without --image'}; "
+            "expected a photo to draw over, without words to excite; change the options"
+        )
+    return Photo(image, inpaint)
 
 
 def load_concepts(files: list[Path], density: float | None) -> list[Any]:
@@ -137,7 +167,6 @@ def _missing(job: _Job, *, overwrite: bool) -> list[int]:
 
 def _draw(job: _Job, missing: list[int], concepts: list[Any], pipeline: Any) -> None:
     """Draw the missing pictures a few at a time and write each few at once."""
-    from cones.generate import generate as draw
     from cones.plot import save_picture
 
     hint = f"the finished pictures are in {job.sheet.parent}; the same command draws the rest"
@@ -145,18 +174,28 @@ def _draw(job: _Job, missing: list[int], concepts: list[Any], pipeline: Any) -> 
     with screen.resumable(hint), screen.bars() as notify:
         loaded = pipeline()
         warn_of_fine_tunes(loaded, concepts)
-        excited = _excited(loaded, concepts, job)
+        draw = _drawer(loaded, concepts, job)
         for start in range(first, first + len(job.paths), BATCH):
             seeds = [seed for seed in range(start, start + BATCH) if seed in missing]
             if not seeds:
                 continue
             count = seeds[-1] - seeds[0] + 1
-            drawing = {**job.drawing, "seed": seeds[0], "count": count, "on_step": excited}
-            images = draw(loaded, concepts, job.prompt, **drawing)
+            images = draw(seed=seeds[0], count=count, **job.drawing)
             for seed in seeds:
                 settings = {**job.settings, "seed": seed}
                 save_picture(images[seed - seeds[0]], job.paths[seed], settings)
             notify("pictures", seeds[-1] - first + 1, len(job.paths), None)
+
+
+def _drawer(pipeline: Any, concepts: list[Any], job: _Job) -> Any:
+    """Choose what draws: from noise, or over a photo."""
+    from cones.generate import generate
+    from cones.redraw import redraw
+
+    given = (pipeline, concepts, job.prompt)
+    if job.photo is None:
+        return partial(generate, *given, on_step=_excited(pipeline, concepts, job))
+    return partial(redraw, *given, job.photo, amount=job.settings["photo"]["amount"])
 
 
 def _excited(pipeline: Any, concepts: list[Any], job: _Job) -> Any:
