@@ -178,6 +178,42 @@ def curves_picture(curves: Mapping[str, Sequence[float]], path: Path | str, *, e
     _save_figure(figure, Path(path), {"every": every})
 
 
+def scatter_picture(
+    fields: Mapping[str, Sequence[tuple[float, float]]],
+    path: Path | str,
+    *,
+    across: str,
+    up: str,
+    settings: Mapping[str, Any],
+) -> None:
+    """Draw points in one field or several, side by side, each with zero marked where it is in.
+
+    Args:
+        fields: Title of a field -> its points, across and up.
+        path: PNG to write.
+        across: What all fields have on the horizontal axis.
+        up: What they have on the vertical axis.
+        settings: Kept in the PNG.
+
+    Raises:
+        ConesError: matplotlib is not installed.
+    """
+    figure_class, canvas_class = _matplotlib()
+    figure = figure_class(figsize=(4.2 * len(fields), 3.6))
+    canvas_class(figure)
+    drawn = np.atleast_1d(figure.subplots(1, len(fields)))
+    for axes, (title, points) in zip(drawn, fields.items(), strict=True):
+        axes.scatter(*zip(*points, strict=True), s=14, color="#3182bd", alpha=0.7, linewidths=0)
+        if min(point[1] for point in points) < 0 < max(point[1] for point in points):
+            axes.axhline(0, color="#666666", linewidth=0.8, linestyle="--")
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel(across, fontsize=8)
+        axes.tick_params(labelsize=7)
+    drawn[0].set_ylabel(up, fontsize=8)
+    figure.tight_layout()
+    _save_figure(figure, Path(path), settings)
+
+
 def _save_figure(figure: Any, path: Path, settings: Mapping[str, Any]) -> None:
     with appearing(path) as unfinished:
         metadata = {PARAMETERS: json.dumps(settings)}

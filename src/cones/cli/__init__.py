@@ -8,9 +8,12 @@ is imported inside the commands, which keeps ``cones --help`` fast.
 import typer
 
 from cones.cli import (
+    algebra,
     atlas,
     attend,
     bench,
+    conflicts,
+    erasing,
     evaluate,
     files,
     overlap,
@@ -35,6 +38,7 @@ app.command("show")(files.show)
 app.command("attend")(attend.attend)
 app.command("atlas")(atlas.atlas)
 app.command("combine")(files.combine)
+app.command("conflicts")(conflicts.conflicts)
 app.command("refine")(together.refine)
 app.command("export")(files.export)
 app.command("evaluate")(evaluate.evaluate)
@@ -42,6 +46,9 @@ app.command("ui")(ui.ui)
 app.command("demo")(pictures.demo)
 bench.app.command("overlap")(overlap.overlap)
 bench.app.command("attention")(attend.measure)
+bench.app.command("conflicts")(conflicts.compared)
+bench.app.command("erase")(erasing.erase)
+bench.app.command("algebra")(algebra.algebra)
 app.add_typer(bench.app, name="bench")
 
 

@@ -1,5 +1,6 @@
 """``cones show``, ``cones combine`` and ``cones export``: look at concept files and turn them."""
 
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,13 @@ Files = Annotated[list[Path], typer.Argument(help="Concept files.")]
 Picture = Annotated[
     Path | None, typer.Option(help="PNG to write: density of every layer (extra 'plot').")
 ]
-How = Annotated[str, typer.Option(help="union, intersection or difference.")]
+How = Annotated[
+    str, typer.Option(help="union, intersection, difference or common (see --at-least).")
+]
+Shared = Annotated[
+    int | None,
+    typer.Option(help="With common: held by so many of the files; left out: by most."),
+]
 Kind = Annotated[str, typer.Option("--to", help="Kind of checkpoint: diffusers.")]
 Target = Annotated[Path, typer.Argument(help="Folder of the checkpoint.")]
 
@@ -113,24 +120,31 @@ def combine(
     files: Files,
     output: options.File,
     how: How = "union",
+    at_least: Shared = None,
     density: options.Density = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
     """Join concepts in one file, or keep what they share, or what only the first has.
 
+    What most concepts of a noun hold (common) can be taken out of one of them (difference).
+
     **Example:**  cones combine cat.safetensors pot.safetensors -o both.safetensors
     """
     from cones.concept import combine as combined
     from cones.concept_file import save
+    from cones.general import common
 
+    if at_least is not None and how != "common":
+        raise ConesError(f"found --at-least with --how {how}; expected common; leave one out")
     places.require_file(output, overwrite=overwrite)
     concepts = pictures.load_concepts(files, density)
     if len(concepts) < 2:
         raise ConesError("found one concept file; expected two or more; name another")
-    result = concepts[0]
-    for other in concepts[1:]:
-        result = combined(result, other, how)
+    if how == "common":
+        result = common(concepts, at_least)
+    else:
+        result = reduce(lambda first, other: combined(first, other, how), concepts)
     size = save(result, output)
     if as_json:
         screen.emit(_summary(output, result))
