@@ -7,7 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionInpaintPipeline
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionInpaintPipeline,
+)
 from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
@@ -81,8 +85,10 @@ def test_outside_the_mask_the_picture_is_the_photo(name, request, masked):
     assert (image[~outside] != before[~outside]).mean() > 0.9
 
 
-def test_inside_the_mask_it_is_what_diffusers_draws(sd1, fresh, masked):
+@pytest.mark.parametrize("sampler", [DPMSolverMultistepScheduler, DDIMScheduler])
+def test_inside_the_mask_it_is_what_diffusers_draws(sd1, fresh, masked, sampler):
     pipeline = fresh(sd1)
+    pipeline.scheduler = sampler.from_config(pipeline.scheduler.config, clip_sample=False)
     (ours,) = drawn(pipeline, [], masked, seed=3, guidance=4.0)
     theirs = StableDiffusionInpaintPipeline(**pipeline.components, requires_safety_checker=False)
     theirs.set_progress_bar_config(disable=True)
