@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 TINY = ["--set", "refine_steps=2", "--set", "prior_count=2", "--set", "prior_steps=2"]
 TINY += ["--set", "batch=2", "--set", "held_out=4", "--set", "steps=2"]
-DRAWN = ["--steps", "1"]
+DRAWN = ["--steps", "2"]  # of which an amount of 0.6 is one
 SHORT = {"find": TINY, "refine": TINY, "demo": [*TINY, "-n", "1", *DRAWN]}
 SHORT |= {"generate": DRAWN, "attend": DRAWN}
 SHORT |= {"evaluate": [*TINY, "--images", "1", "--change", "lora.steps=1"]}

@@ -100,7 +100,7 @@ def require_amount(amount: float, steps: int) -> None:
     if not 0 < amount <= 1 or int(steps * amount) < 1:
         raise SearchError(
             f"found amount {amount} of {steps} steps; expected above 0, at most 1, and at least "
-            "one step; choose for example 0.6"
+            "one step; raise the amount or the steps"
         )
 
 
