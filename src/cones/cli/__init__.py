@@ -19,6 +19,7 @@ from cones.cli import (
     overlap,
     pictures,
     search,
+    style,
     together,
     ui,
 )
@@ -49,6 +50,7 @@ bench.app.command("attention")(attend.measure)
 bench.app.command("conflicts")(conflicts.compared)
 bench.app.command("erase")(erasing.erase)
 bench.app.command("algebra")(algebra.algebra)
+bench.app.command("style")(style.style)
 app.add_typer(bench.app, name="bench")
 
 
