@@ -155,6 +155,9 @@ def test_held_out_drawings_are_never_searched(measure, styles):
     finder = Finder()
     found = measure(finder=finder, subjects=["oil"], seeds=(0,))
     assert list(found["rows"][0]["sides"]) == ["plain", "untouched", "random", "shut"]
+    artists = found["artists"]["oil"]
+    assert artists["drawing"] == pytest.approx([1, 1], abs=1e-5)
+    assert artists["look"][0] == pytest.approx(artists["look"][1])  # of two things, each other's
     (shown,) = finder.shown
     assert len(shown) == 2
     for file in (styles / "oil" / "held_out").iterdir():
@@ -234,6 +237,8 @@ def made_rows():
     def row(style, seed, shut_, other):
         sides = {"untouched": {"drawing": other}, "random": {"drawing": [0.1, 0.3]}}
         sides["shut"] = {"drawing": shut_}
+        for side in sides.values():
+            side["look"] = side["drawing"]
         loss = {"untouched": 1.0, "shut": 0.5 + seed, "random": 2.0}
         told = {"style": style, "noun": "emoji", "seed": seed, "things": list(THINGS)}
         return told | {"density": 0.01, "loss": loss, "pictures": "x", "sides": sides}
@@ -242,7 +247,8 @@ def made_rows():
 
 
 def test_the_summary_pairs_things_and_seeds():
-    found = style_summary([*made_rows(), {**made_rows()[0], "style": "oil"}])
+    artists = {style: {"drawing": [1.0, 1.0], "look": [0.5, 0.7]} for style in ("ink", "oil")}
+    found = style_summary([*made_rows(), {**made_rows()[0], "style": "oil"}], artists)
     ink = found["ink"]
     assert list(found) == ["ink", "oil"]
     assert ink["things"] == 2
@@ -252,6 +258,8 @@ def test_the_summary_pairs_things_and_seeds():
     gap = drawing["shut_minus_untouched"]  # 0.1 and 0.3 of the cat, -0.1 twice of the bear
     assert (gap["mean"], gap["low"], gap["high"]) == pytest.approx((0.05, -0.1, 0.25))
     assert drawing["shut_minus_random"]["low"] == pytest.approx(0.1)
+    assert drawing["artists"] == 1
+    assert ink["way"] == pytest.approx({"mean": 0.2, "low": -0.4, "high": 1.0})
     assert drawing["wins"] == {"untouched": 1, "random": 2}
     assert found["oil"]["figures"]["drawing"]["shut_minus_untouched"]["n"] == 2
 
@@ -264,7 +272,7 @@ def test_the_page_quotes_the_figures(measure, styles, tmp_path):
     assert page == style_page.markdown(kept)
     figure = kept["summary"]["oil"]["figures"]["nearer"]
     assert f"| {figure['plain']['mean']:.3f} | {figure['untouched']['mean']:.3f} |" in page
-    assert kept["summary"] == style_summary(kept["rows"])
+    assert kept["summary"] == style_summary(kept["rows"], kept["artists"])
     drawn = Image.open(tmp_path / "docs" / style_page.PICTURE)
     assert np.array_equal(np.asarray(drawn), np.asarray(style_page.sheet(kept, styles, work)))
     picture_file(work, found["rows"][0]["pictures"], "shut", "cat").unlink()
@@ -276,25 +284,41 @@ def test_the_page_quotes_the_figures(measure, styles, tmp_path):
 @pytest.mark.parametrize(
     ("better", "said"),
     [
-        ((), "no closer"),
-        (("untouched",), "some controls, not all"),
-        (("untouched", "random"), "every"),
+        (("plain", "untouched"), "no style was learnt"),
+        (("untouched", "random"), "not than every control"),
+        (("plain", "untouched", "random"), "closer to the set than every control"),
     ],
 )
-def test_the_page_says_first_what_was_found(measure, better, said):
-    found = measure(subjects=["ink"], seeds=(0,))
-    drawing = found["summary"]["ink"]["figures"]["drawing"]
-    for rival in ("plain", "untouched", "random"):
-        clear = rival in better or (rival == "plain" and len(better) == 2)
-        drawing[f"shut_minus_{rival}"] = {"mean": 0.1, "low": 0.05 if clear else -0.05, "high": 1}
-    assert said in style_page.markdown(found).split("- **ink: ")[1].split("**")[0]
+def test_the_page_says_first_what_was_found(better, said):
+    page = style_page.markdown(made(dict.fromkeys(better, 0.1)))
+    assert said in page.split("- **ink: ")[1].split("**")[0]
+    assert "One concept is" not in page
+
+
+def test_the_page_says_when_one_concept_is_closer_to_both_sets():
+    found, other = made({"stranger": 0.1}), made({"stranger": -0.1})
+    found["summary"]["oil"] = other["summary"]["ink"]
+    assert "One concept is the closer one to both sets" in style_page.markdown(found)
+    found["summary"]["oil"] = found["summary"]["ink"]
+    assert "One concept is" not in style_page.markdown(found)
+
+
+def made(gaps):
+    """Make a record in which the concept is ahead of its rivals by ``gaps``, otherwise equal."""
+    of = {rival: 0.5 - gaps.get(rival, 0) for rival in style_page.RIVALS} | {"shut": 0.5}
+    sides = {s: dict.fromkeys(("drawing", "look", "noun", "paper"), [v, v]) for s, v in of.items()}
+    row = {**made_rows()[0], "sides": sides}
+    told = {"rows": [row], "artists": {"ink": dict.fromkeys(sides["shut"], [0.9, 1.0])}}
+    told |= {"model": "m", "machine": {"processor": "p", "threads": 1, "torch": "t"}}
+    told |= {"seeds": [0], "settings": {}, "drawing": {"count": 1, "steps": 2, "guidance": 3}}
+    return told | {"summary": style_summary(told["rows"], told["artists"])}
 
 
 def test_the_docs_agree_with_the_measurements():
     found = json.loads((ROOT / "docs" / style_page.RESULTS).read_text("utf-8"))
     page = (ROOT / "docs" / style_page.PAGE).read_text("utf-8")
     assert page == style_page.markdown(found)
-    assert found["summary"] == style_summary(found["rows"])
+    assert found["summary"] == style_summary(found["rows"], found["artists"])
 
 
 def test_the_examples_are_what_the_benchmark_wants():
@@ -309,18 +333,23 @@ def test_the_examples_are_what_the_benchmark_wants():
 
 def test_the_command_measures_and_writes(sd1, styles, photos, tmp_path, monkeypatch):
     import cones.metrics
+    from cones.bench import style
 
-    sd1.save_pretrained(tmp_path / "model")
+    def quick(*given, drawing, **named):
+        asked.append(drawing)
+        return style_figures(*given, drawing=Drawing(1, steps=1), finder=Finder(), **named)
+
+    asked = []
     monkeypatch.setattr(cones.metrics, "load_judge", Colours)
+    monkeypatch.setattr(style, "style_figures", quick)
+    sd1.save_pretrained(tmp_path / "model")
     words = ["bench", "style", "--styles", str(styles), "--photos", str(photos), "--json"]
     words += ["--model", str(tmp_path / "model"), "--work", str(tmp_path / "work")]
-    words += ["--docs", str(tmp_path / "docs"), "--subject", "ink", "--seed", "0", "--images", "1"]
-    for name in ("steps", "refine_steps", "prior_count", "prior_steps", "batch"):
-        words += ["--set", f"{name}=2"]
-    result = CliRunner().invoke(app, [*words, "--set", "held_out=4", "--set", "density=0.01"])
+    words += ["--docs", str(tmp_path / "docs"), "--subject", "ink", "--seed", "3"]
+    result = CliRunner().invoke(app, [*words, "--images", "1", "--set", "density=0.01"])
     assert result.exit_code == 0, result.output
-    assert sorted(file.name for file in (tmp_path / "docs").iterdir()) == [
-        "results",
-        "style.md",
-        "style.png",
-    ]
+    assert asked == [Drawing(count=1)]
+    found = json.loads((tmp_path / "docs" / style_page.RESULTS).read_text())
+    assert (found["seeds"], found["settings"]["density"]) == ([3], 0.01)
+    assert list(found["summary"]["ink"]["figures"]) == list(Eyes(Colours()).figures)
+    assert (tmp_path / "docs" / style_page.PICTURE).is_file()

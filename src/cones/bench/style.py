@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import torch
 from PIL import Image
 
 from cones.backbones import backbone_for
@@ -122,6 +124,12 @@ class _Lab:
         row |= {"things": list(refs.nouns), "density": concept.mask.density}
         return {**row, "loss": _losses(concept), "pictures": home, "sides": seen}
 
+    def artists(self, style: Photos) -> dict[str, list[float]]:
+        """Score the held-out drawings themselves as if they had been drawn here."""
+        refs = self.references[style.name]
+        pixels = torch.stack(list(refs.held_out.values()))
+        return self.eyes.figures_of(pixels, refs, spoken(style.noun, refs.nouns))
+
     def _drawn(
         self, concept: Concept, side: str, nouns: Sequence[str], asked: Settings
     ) -> list[Image.Image]:
@@ -185,8 +193,8 @@ def style_figures(
         on_progress: Called before every cell.
 
     Returns:
-        Settings, seeds, model, machine, a row per style and seed, and the summary of
-        :func:`style_summary`.
+        Settings, seeds, model, machine, a row per style and seed, ``artists`` (the figures of the
+        held-out drawings themselves, by style) and the summary of :func:`style_summary`.
 
     Raises:
         SubjectError: A held-out thing is among the drawings, or has no photos. Nothing has been
@@ -200,36 +208,51 @@ def style_figures(
         held_out_of(style, lab.folder)
     cells = [(style, replace(settings, seed=seed)) for seed in seeds for style in styles]
     rows = measured("style", pipeline, cells, lab.measure, work, on_progress, lab.more)
+    artists = {style.name: lab.artists(style) for style in styles}
     return {
         "settings": settings_shown(settings, "seed"),
         "drawing": asdict(drawing),
         "seeds": list(seeds),
         "model": model_shown(pipeline),
         "machine": machine(),
-        "summary": style_summary(rows),
+        "summary": style_summary(rows, artists),
+        "artists": artists,
         "rows": rows,
     }
 
 
-def style_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def style_summary(
+    rows: Sequence[Mapping[str, Any]], artists: Mapping[str, Mapping[str, Sequence[float]]]
+) -> dict[str, Any]:
     """Average over things and seeds; differences are paired, thing by thing and noise by noise.
 
     Returns:
-        By style: ``things``, ``loss`` (of the five drawings, mean over seeds), ``density`` and,
-        by figure, the mean of every side, ``shut_minus_`` every other side, with intervals of a
-        bootstrap over things, and ``wins``, in how many things the concept has more of it.
+        By style: ``things``, ``loss`` (of the five drawings, mean over seeds), ``density``;
+        ``way``, how far the look goes from that of the untouched model (0) to that of the
+        artists' drawings (1); and, by figure, the mean of every side and of the ``artists``,
+        ``shut_minus_`` every other side, with intervals of a bootstrap over things, and
+        ``wins``, in how many things the concept has more of it.
     """
     found = {}
     for style in dict.fromkeys(row["style"] for row in rows):
         own = [row for row in rows if row["style"] == style]
-        first = own[0]["sides"]["shut"]
+        first, theirs = own[0]["sides"]["shut"], artists[style]
+        figures = {n: _compared(own, n) | {"artists": fmean(theirs[n])} for n in first}
         found[style] = {
+            "way": _way(figures["look"]),
             "things": len(own[0]["things"]),
             "density": sum(row["density"] for row in own) / len(own),
             "loss": {k: sum(r["loss"][k] for r in own) / len(own) for k in own[0]["loss"]},
-            "figures": {name: _compared(own, name) for name in first},
+            "figures": figures,
         }
     return found
+
+
+def _way(look: Mapping[str, Any]) -> dict[str, float]:
+    """Give the change of the look as a share of what is between model and artists."""
+    whole = look["artists"] - look["untouched"]["mean"]
+    gap = look["shut_minus_untouched"]
+    return {key: gap[key] / whole for key in ("mean", "low", "high")}
 
 
 def _compared(rows: Sequence[Mapping[str, Any]], figure: str) -> dict[str, Any]:

@@ -36,6 +36,7 @@ FIGURES = {
 }
 RIVALS = ("plain", "untouched", "random", "stranger")
 WIDE = 80  # pixels of a picture of the sheet
+COLOURS = 256  # of the sheet, whose file is a third for it
 
 
 def record(
@@ -66,7 +67,8 @@ def sheet(found: Mapping[str, Any], folder: Path | str, work: Path | str) -> Ima
         for side in row["sides"]:
             files = [picture_file(work, row["pictures"], side, t) for t in row["things"]]
             lines.append(Row(TITLES[side], [_opened(file) for file in files]))
-    return picture_sheet(lines, side=WIDE, title=f"{_example(found)}, and of other things")
+    title = f"{_example(found)}, and of other things"
+    return picture_sheet(lines, side=WIDE, title=title).quantize(COLOURS)
 
 
 def _opened(file: Path) -> Image.Image:
@@ -113,7 +115,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         "rises if the concept repeats what it was shown. *Like the words*: cosine with",
         f"`{spoken(found['rows'][0]['noun'], found['rows'][0]['things'][:1])[0]}`, by the model's",
         "own CLIP. The random mask has as many neurons in every layer; another style's are those",
-        "of the next style, searched on drawings of the same things.",
+        "of the next style, searched on drawings of the same things. *The set itself*: its own",
+        "held-out drawings, scored as if they had been drawn here.",
         "",
         "Differences are paired (same thing and noise), with the 95 % interval of a bootstrap",
         f"over things and, within them, seeds ({len(found['seeds'])}); it says nothing about",
@@ -131,16 +134,17 @@ def _result(style: str, summary: Mapping[str, Any]) -> list[str]:
     figures, loss = summary["figures"], summary["loss"]
     drawing, rivals = figures["drawing"], _rivals(figures["drawing"])
     better = [name for name in rivals if drawing[f"shut_minus_{name}"]["low"] > 0]
-    verdict = "partly" if better else "no"
-    verdict = "yes" if better == rivals else verdict
-    gaps = ", ".join(
-        f"{_signed(drawing[f'shut_minus_{name}'])} than {TITLES[name]} "
-        f"({drawing['wins'][name]} of {summary['things']} things)"
+    verdict = "some" if {"untouched", "random"} <= set(better) else "no"
+    verdict = "all" if better == rivals else verdict
+    gaps = "; ".join(
+        f"{TITLES[name]} {_signed(drawing[f'shut_minus_{name}'])} "
+        f"(more in {drawing['wins'][name]} of {summary['things']} things)"
         for name in rivals
     )
     lines = [
-        f"- **{_said(style)}: {ANSWERS[verdict]}** Likeness to the set's own drawing is "
-        f"{drawing['shut']['mean']:.3f} with the concept's neurons shut: {gaps}.",
+        f"- **{_said(style)}: {ANSWERS[verdict]}** {_way(summary)}",
+        f"  Likeness to the set's own drawing of the thing is {drawing['shut']['mean']:.3f} shut; "
+        f"shut less {gaps}.",
         f"  The loss of the five drawings is {loss['untouched']:.4f} untouched, "
         f"{loss['shut']:.4f} shut, {loss['random']:.4f} with a random mask.",
     ]
@@ -153,10 +157,18 @@ def _result(style: str, summary: Mapping[str, Any]) -> list[str]:
 
 
 ANSWERS = {
-    "yes": "closer to the style than every control.",
-    "partly": "closer to the style than some controls, not all.",
-    "no": "no closer to the style than any control, as far as can be told.",
+    "all": "closer to the set than every control.",
+    "some": "closer to the set than untouched model and random mask, not than every control.",
+    "no": "no style was learnt that can be told from the untouched model and a random mask.",
 }
+
+
+def _way(summary: Mapping[str, Any]) -> str:
+    way = summary["way"]
+    return (
+        f"Of the way from the look of the untouched model to that of the set itself, the concept "
+        f"goes {way['mean']:.1%} [{way['low']:.1%}, {way['high']:.1%}]."
+    )
 
 
 def _doubts(found: Mapping[str, Any]) -> list[str]:
@@ -167,7 +179,18 @@ def _doubts(found: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"- {_said(style)}: {paper['untouched']['mean']:.0%} of the pictures is white "
             f"untouched, {paper['shut']['mean']:.0%} shut, {paper['random']['mean']:.0%} with a "
-            "random mask: a white background alone makes a picture more like drawings on white."
+            "random mask, and a white background alone makes a picture more like drawings on "
+            "white. The untouched model limits how far the thing is told apart: "
+            f"{each['figures']['noun']['untouched']['mean']:.3f}, where perfect copies of the "
+            f"drawings would have {each['figures']['noun']['artists']:.3f}."
+        )
+    gaps = [
+        each["figures"]["drawing"].get("shut_minus_stranger") for each in found["summary"].values()
+    ]
+    if len(gaps) == 2 and None not in gaps and {_verdict(g) for g in gaps} == {"more", "less"}:
+        lines.append(
+            "- One concept is the closer one to both sets, its own and the other: what puts it ahead "
+            "is not the style that it was fitted to."
         )
     return lines
 
@@ -178,7 +201,11 @@ def _figures(style: str, summary: Mapping[str, Any]) -> list[str]:
     sides = [side for side in TITLES if side in first]
     rivals = _rivals(first)
     means = [
-        [said, *(f"{figures[name][side]['mean']:.3f}" for side in sides)]
+        [
+            said,
+            *(f"{figures[name][side]['mean']:.3f}" for side in sides),
+            f"{figures[name]['artists']:.3f}",
+        ]
         for name, said in FIGURES.items()
         if name in figures
     ]
@@ -190,7 +217,7 @@ def _figures(style: str, summary: Mapping[str, Any]) -> list[str]:
     return [
         f"### {_said(style)}, density {summary['density']:.2%}",
         "",
-        *_table(["", *(TITLES[side] for side in sides)], means),
+        *_table(["", *(TITLES[side] for side in sides), "the set itself"], means),
         "",
         *_table(["shut less", *(TITLES[rival] for rival in rivals)], gaps),
         "",
