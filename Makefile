@@ -5,11 +5,12 @@ TORCH_ARGS ?=
 SUBJECT ?= siamese_cat
 NOUN ?= cat
 OUT ?= out/demo
+DENSITY ?= 0.005
 
 .PHONY: demo test check bench clean
 
 demo: .venv/installed
-	.venv/bin/cones demo examples/photos/$(SUBJECT) --noun "$(NOUN)" --output $(OUT) --overwrite
+	.venv/bin/cones demo examples/photos/$(SUBJECT) --noun "$(NOUN)" --output $(OUT) --set density=$(DENSITY) --overwrite
 
 test: .venv/installed
 	.venv/bin/python -m pytest -q
