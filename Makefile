@@ -27,6 +27,10 @@ bench: .venv/installed
 	.venv/bin/cones bench strangers --docs docs
 	.venv/bin/cones bench rules --docs docs
 	.venv/bin/cones bench precision --docs docs
+	.venv/bin/cones bench overlap --docs docs
+	.venv/bin/cones bench conflicts --docs docs
+	.venv/bin/cones bench erase --docs docs
+	.venv/bin/cones bench algebra --docs docs
 
 clean:
 	rm -rf .venv out
