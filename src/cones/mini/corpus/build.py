@@ -26,7 +26,6 @@ from cones.mini.corpus.views import view
 
 WANTED = 90  # views of a noun, shared by its models: few models are seen from more sides
 FEWEST, MOST, OF_A_SUBJECT = 3, 9, 16
-COATS = 3  # other colours of a view, where the noun comes in several
 OWN = "procedural"
 Job = Callable[[], object]
 
@@ -112,20 +111,20 @@ class Build:
                 image = render(parts, texture, seen, self.panoramas[seen.light], seed=k)
                 row = {**told, "file": f"{stem}_{k:02d}.webp", "style": "photo", "model": name}
                 row |= {"azimuth": seen.azimuth, "elevation": seen.elevation, "light": seen.light}
-                self._coats(row, image, k)
+                self._coat(row, image, k)
                 self.sprites.add(row, image)
         except SubjectError as error:
             sys.stderr.write(f"left out {name}: {error}\n")
 
-    def _coats(self, row: dict[str, Any], image: Image.Image, number: int) -> None:
+    def _coat(self, row: dict[str, Any], image: Image.Image, number: int) -> None:
+        """Show a view once more in another colour, where the noun comes in several."""
         colours = RECOLOURED.get(row["class"], ())
-        if row["split"] == SUBJECT or row["source"] == OWN or number or not colours:
+        if row["split"] == SUBJECT or row["source"] == OWN or not colours:
             return
-        rng = np.random.default_rng((self.seed, zlib.crc32(row["model"].encode())))
-        for colour in rng.choice(colours, min(COATS, len(colours)), replace=False).tolist():
-            file = row["file"].replace(".webp", f"_{colour}.webp")
-            changed = {**row, "file": file, "colour": colour, "recoloured": True}
-            self.sprites.add(changed, recoloured(image, colour))
+        colour = colours[(zlib.crc32(row["model"].encode()) + self.seed + number) % len(colours)]
+        file = row["file"].replace(".webp", f"_{colour}.webp")
+        changed = {**row, "file": file, "colour": colour, "recoloured": True}
+        self.sprites.add(changed, recoloured(image, colour))
 
     def _wanted(self, noun: str) -> bool:
         return not self.nouns or noun in self.nouns

@@ -17,10 +17,10 @@ from cones.mini.corpus.scene import Texture, light_around, mesh_of, mitsuba_modu
 from cones.mini.corpus.solids import Solid
 from cones.mini.corpus.views import View
 
-SAMPLES, DEPTH = 24, 5  # paths a pixel, bounces
+SAMPLES, DEPTH = 48, 5  # paths a pixel, bounces
 CREASE = np.cos(np.radians(40.0))
 EXPOSURE = 1.5  # of a white thing in the mean light
-DARKEST, LEAST = 0.02, 0.01  # mean luminance and covered share, below which a render has failed
+DARKEST, LEAST = 0.003, 0.01  # mean luminance and covered share, below which a render has failed
 
 
 def model_parts(model: Model) -> tuple[list[Part], Texture]:
