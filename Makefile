@@ -2,14 +2,16 @@
 PYTHON ?= python3
 TORCH ?= 2.13.0
 TORCH_ARGS ?=
-SUBJECT ?= siamese_cat
-NOUN ?= cat
+SUBJECT ?= old_jar
+NOUN ?= jar
 OUT ?= out/demo
+# Those of the tables: 120 gradients, 32 prior pictures, 1.32 % of the weights as in the paper.
+SETTINGS ?= density=0.0132 steps=40 refine_steps=80 prior_count=32 prior_steps=20 held_out=128
 
 .PHONY: demo test check bench clean
 
 demo: .venv/installed
-	.venv/bin/cones demo examples/photos/$(SUBJECT) --noun "$(NOUN)" --output $(OUT) --overwrite
+	.venv/bin/cones demo examples/photos/$(SUBJECT) --noun "$(NOUN)" --output $(OUT) $(SETTINGS:%=--set %) --overwrite
 
 test: .venv/installed
 	.venv/bin/python -m pytest -q
@@ -25,6 +27,10 @@ bench: .venv/installed
 	.venv/bin/cones bench strangers --docs docs
 	.venv/bin/cones bench rules --docs docs
 	.venv/bin/cones bench precision --docs docs
+	.venv/bin/cones bench overlap --docs docs
+	.venv/bin/cones bench conflicts --docs docs
+	.venv/bin/cones bench erase --docs docs
+	.venv/bin/cones bench algebra --docs docs
 
 clean:
 	rm -rf .venv out

@@ -75,6 +75,30 @@ def test_measured_and_reported_stand_side_by_side():
             "trained": {"untouched": {"a_b": 0.25}, "lora": {"a_b": 0.5}},
             "untrained": {"lora": 1.0},
         },
+        "attention": {
+            "summary": {
+                "words": {
+                    "subject": {
+                        name: {"shut_minus_untouched": around(value)}
+                        for name, value in (("share", -0.25), ("order", 0.5), ("amount", 0))
+                    }
+                }
+            }
+        },
+        "precision": {
+            "summary": {
+                "means": {
+                    side: {"loss": around(value)}
+                    for side, value in (("untouched", 0.5), ("shut", 0.25), ("binary", 0.375))
+                }
+            }
+        },
+        "overlap": {
+            "summary": {
+                kind: {"jaccard": around(value), "expected": around(0.125)}
+                for kind, value in (("subjects", 0.25), ("joint", 0.5))
+            }
+        },
         "tuning": {
             "grid": [
                 {
@@ -99,6 +123,14 @@ def test_measured_and_reported_stand_side_by_side():
     claim = "| Table 1, one subject, likeness to the words: cones > custom-diffusion > dreambooth"
     assert f"{claim} > textual-inversion | untouched 0.200 > cones 0.200 |" in lines
     assert any(line.endswith("| forgotten: cones 0.400 < dreambooth 0.500 |") for line in lines)
+    (found,) = (line for line in lines if "Fig. 2:" in line)
+    assert "share -0.250 [-0.350, -0.150]; order +0.500" in found
+    (found,) = (line for line in lines if "Fig. 3:" in line)
+    assert "held-out loss: shut 0.2500 < binary 0.3750 < untouched 0.5000 " in found
+    (found,) = (line for line in lines if "Fig. 4:" in line)
+    assert "| 50.00% [40.00%, 60.00%], by chance 12.50% " in found
+    (found,) = (line for line in lines if "2.42 %" in line)
+    assert "| 25.00% [15.00%, 35.00%], by chance 12.50% " in found
     (found,) = (line for line in lines if "three subjects: joined" in line)
     assert found.endswith("| b 0.300 > a 0.200 |")
     row = "| `cones` | 0.200 [0.100, 0.300] | 0.361 | 0.725 | 0.003 MB | 61 |"

@@ -13,6 +13,9 @@ def first(results: Mapping[str, Any]) -> list[str]:
         *_single(results.get("table1", {}).get("table", ())),
         *_several(results.get("several", {}).get("table", ())),
         *_sequential(results.get("sequential", {}).get("summary", {})),
+        *_attention(results.get("attention", {}).get("summary", {})),
+        *_precision(results.get("precision", {}).get("summary", {})),
+        *_overlap(results.get("overlap", {}).get("summary", {})),
     ]
     lines = ["## What the paper says, and what was found", ""]
     return [*lines, *markdown(["the paper", "here"], rows)] if rows else []
@@ -54,6 +57,45 @@ def _sequential(summary: Mapping[str, Any]) -> list[list[str]]:
     said = " < ".join(f"{m} {forgotten[m]:.3f}" for m in sorted(forgotten, key=forgotten.get))
     claim = "Fig. A9: DreamBooth and Custom Diffusion forget the first subject, Cones hardly"
     return [[claim, f"forgotten: {said}"]]
+
+
+def _attention(summary: Mapping[str, Any]) -> list[list[str]]:
+    if not summary:
+        return []
+    word = summary["words"]["subject"]
+    said = "; ".join(
+        f"{name} {change(word[name]['shut_minus_untouched'])}"
+        for name in ("share", "order", "amount")
+    )
+    claim = "Fig. 2: shutting draws the subject's outline in the attention of its word"
+    return [[claim, f"change from the untouched model: {said} ([attention](attention.md))"]]
+
+
+def _precision(summary: Mapping[str, Any]) -> list[list[str]]:
+    if not summary:
+        return []
+    means = summary["means"]
+    losses = sorted(means, key=lambda side: means[side]["loss"]["mean"])
+    said = " < ".join(f"{side} {means[side]['loss']['mean']:.4f}" for side in losses)
+    claim = "Fig. 3: values in float32, float16, quaternary or binary (shut) do about as well"
+    return [[claim, f"held-out loss: {said} ([precision](precision.md))"]]
+
+
+def _overlap(summary: Mapping[str, Any]) -> list[list[str]]:
+    if not summary:
+        return []
+    shared = {
+        kind: "{:.2%} [{:.2%}, {:.2%}], by chance {:.2%}".format(
+            *(summary[kind]["jaccard"][each] for each in ("mean", "low", "high")),
+            summary[kind]["expected"]["mean"],
+        )
+        for kind in ("subjects", "joint")
+    }
+    page = " ([overlap](overlap.md))"
+    return [
+        ["Sec. 3.3: two subjects share 2.42 % of their neurons", shared["subjects"] + page],
+        ["Fig. 4: a union and the joint search have 53.27 % in common", shared["joint"] + page],
+    ]
 
 
 def _order(entries: Sequence[Mapping[str, Any]], score: str) -> str:

@@ -189,26 +189,27 @@ def paste(
     A soft ellipse under the lower edge is the contact shadow.
 
     Returns:
-        What the sprite covers, shadow left out: grey, ``SIZE`` square, white where it is opaque.
+        What the sprite covers, shadow left out: grey, as large as the canvas, white where it is
+        opaque.
     """
-    size, centre = spot
+    (size, centre), side = spot, canvas.width
     image = sprite.image
-    scale = size * SIZE / max(image.size)
-    width, height = (max(2, round(side * scale)) for side in image.size)
+    scale = size * side / max(image.size)
+    width, height = (max(2, round(long * scale)) for long in image.size)
     image = image.resize((width, height), Image.Resampling.LANCZOS)
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if not sprite.drawn:
         image = ImageEnhance.Brightness(image).enhance(0.8 + 0.35 * rng.random())
-    left, bottom = round(centre * SIZE - width / 2), round(foot * SIZE)
-    rows, columns = np.mgrid[0:SIZE, 0:SIZE]
+    left, bottom = round(centre * side - width / 2), round(foot * side)
+    rows, columns = np.mgrid[0:side, 0:side]
     flat = max(1.5, 0.1 * width)
     distance = ((columns - left - width / 2) / (0.5 * width)) ** 2
     distance = distance + ((rows - bottom + 1) / flat) ** 2
     shade = (110 * np.clip(1.2 - distance, 0, 1)).astype(np.uint8)
     canvas.paste((20, 20, 20), (0, 0), Image.fromarray(shade))
     canvas.paste(image, (left, bottom - height), image)
-    covered = Image.new("L", (SIZE, SIZE))
+    covered = Image.new("L", (side, side))
     covered.paste(image.getchannel("A"), (left, bottom - height))
     return covered
 
