@@ -31,6 +31,7 @@ bench: .venv/installed
 	.venv/bin/cones bench conflicts --docs docs
 	.venv/bin/cones bench erase --docs docs
 	.venv/bin/cones bench algebra --docs docs
+	.venv/bin/cones bench style --docs docs
 
 clean:
 	rm -rf .venv out

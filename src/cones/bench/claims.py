@@ -16,6 +16,7 @@ def first(results: Mapping[str, Any]) -> list[str]:
         *_attention(results.get("attention", {}).get("summary", {})),
         *_precision(results.get("precision", {}).get("summary", {})),
         *_overlap(results.get("overlap", {}).get("summary", {})),
+        *_style(results.get("style", {}).get("summary", {})),
     ]
     lines = ["## What the paper says, and what was found", ""]
     return [*lines, *markdown(["the paper", "here"], rows)] if rows else []
@@ -95,6 +96,21 @@ def _overlap(summary: Mapping[str, Any]) -> list[list[str]]:
     return [
         ["Sec. 3.3: two subjects share 2.42 % of their neurons", shared["subjects"] + page],
         ["Fig. 4: a union and the joint search have 53.27 % in common", shared["joint"] + page],
+    ]
+
+
+def _style(summary: Mapping[str, Any]) -> list[list[str]]:
+    if not summary:
+        return []
+    said = ", ".join(
+        "{} {:.1%} [{:.1%}, {:.1%}]".format(
+            style.replace("_", " "), *(each["way"][key] for key in ("mean", "low", "high"))
+        )
+        for style, each in summary.items()
+    )
+    claim = "Fig. A10: a concept of a style draws other things in it"
+    return [
+        [claim, f"of the way from the untouched model to the style: {said} ([style](style.md))"]
     ]
 
 

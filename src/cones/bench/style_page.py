@@ -189,8 +189,8 @@ def _doubts(found: Mapping[str, Any]) -> list[str]:
     ]
     if len(gaps) == 2 and None not in gaps and {_verdict(g) for g in gaps} == {"more", "less"}:
         lines.append(
-            "- One concept is the closer one to both sets, its own and the other: what puts it ahead "
-            "is not the style that it was fitted to."
+            "- One concept is the closer one to both sets, its own and the other: what puts it "
+            "ahead is not the style that it was fitted to."
         )
     return lines
 
