@@ -229,6 +229,8 @@ def corpus_folder(tmp_path_factory) -> Path:
                     "style": "photo",
                     "model": name,
                     "split": split,
+                    "size_cm": [10.0, 20.0, 15.0 + 10 * number],
+                    "drop_on_top_cm": None,
                 }
                 sprites.append(row)
     with tarfile.open(folder / "b.tar", "w") as archive:

@@ -220,6 +220,7 @@ def row(file: str, **changes) -> dict:
         "licence": "CC0 1.0",
         "model": "toy#siameseCat",
         "size_cm": None,
+        "drop_on_top_cm": None,
         "azimuth": 0.0,
         "split": "train",
         **changes,

@@ -20,7 +20,8 @@ from cones.mini.corpus.painted import PAINTERS, noise
 from cones.mini.corpus.panoramas import BRIGHTEST, crop, developed, read, repaired
 from cones.mini.corpus.parts import Parts
 from cones.mini.corpus.solids import solids
-from cones.mini.data import Corpus, rows_of
+from cones.mini.data import Corpus
+from cones.mini.sprites import rows_of
 
 
 def marked(longitude: float, latitude: float) -> np.ndarray:

@@ -319,6 +319,22 @@ def test_pictures_are_shown_smaller_and_larger(generator):
     torch.testing.assert_close(identity, photo)
 
 
+def test_photos_can_keep_their_own_size(sd1, fresh, generator):
+    pipeline = fresh(sd1)
+    backbone, each = backbone_for(pipeline), task(generator)
+    photos = torch.cat([each.subject.images, each.subject.images.flip(-1)])
+    whole = joint_loss(pipeline, [each], batch=2).losses[0]
+    own = CustomDiffusion(pool=8, sizes=False)._pool(backbone, each, whole, 0)
+    sized = CustomDiffusion(pool=8)._pool(backbone, each, whole, 0)
+    assert own[1] == [each.subject.prompt] * 8
+    assert len(set(sized[1])) > 1
+    assert own[0].subject.mask.min() == 1
+    assert sized[0].subject.mask.min() == 0
+    known = backbone.latents(photos)
+    for latent in own[0].subject.latents:
+        assert min(float((latent - each).abs().max()) for each in known) < 1e-4
+
+
 def test_the_loss_counts_inside_the_mask_alone(sd1):
     backbone = backbone_for(sd1)
     draw = torch.Generator().manual_seed(0)

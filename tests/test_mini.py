@@ -11,8 +11,9 @@ import torch
 
 from cones.errors import SearchError, SubjectError
 from cones.mini import text, weights_path
-from cones.mini.data import SIZE, Corpus, pictures
+from cones.mini.data import Corpus, pictures
 from cones.mini.muon import Muon, is_matrix, orthogonalised
+from cones.mini.sprites import SIZE
 from cones.mini.training import Recipe, Run, optimisers, train
 from cones.mini.world import NOUNS, PLACES, RARE_WORDS, Scene, Thing, caption, held_out, phrase
 
@@ -225,7 +226,7 @@ def test_packed_model_is_a_plain_pipeline_and_training_can_go_on_from_it(tmp_pat
 
     from cones.errors import BackboneError
     from cones.mini import autoencoder, clip, denoiser
-    from cones.mini.pack import pack, unpack
+    from cones.mini.pack import EVERY, pack, unpack
 
     work, out = tmp_path / "work", tmp_path / "model"
     tokenizer = text.learn_tokenizer(["a photo of a sks car"])
@@ -246,18 +247,38 @@ def test_packed_model_is_a_plain_pipeline_and_training_can_go_on_from_it(tmp_pat
     denoise = stages["denoiser"][0].state_dict()
     for name, weight in pipeline.unet.state_dict().items():
         assert torch.equal(weight.float(), denoise[name].half().float())
-    card = (out / "README.md").read_text()
+    card, batch = (out / "README.md").read_text(), denoiser.RECIPE.batch
     file = out / "unet" / "diffusion_pytorch_model.safetensors"
     assert hashlib.sha256(file.read_bytes()).hexdigest() in card
-    assert f"| denoiser | 42 | {denoiser.RECIPE.steps:,} | 64 | 2,688 |" in card
+    assert f"| denoiser | 42 | {denoiser.RECIPE.steps:,} | {batch} | {42 * batch:,} |" in card
 
-    unpack(out, tmp_path / "again")
+    unpack(out, tmp_path / "again", tokenizer)
     rest = Run(denoiser.build(), denoiser.RECIPE, tmp_path / "again" / "denoiser")
     assert rest.step == 42
+    assert rest.losses == [1.0, 0.5][::EVERY] * EVERY
     first = next(iter(denoise))
     assert torch.equal(rest.weights[first], denoise[first].half().float())
     with pytest.raises(BackboneError, match="already|found checkpoints"):
-        unpack(out, tmp_path / "again")
+        unpack(out, tmp_path / "again", tokenizer)
+
+
+def test_words_learnt_before_keep_their_meaning_among_new_ones():
+    from cones.mini import clip
+    from cones.mini.pack import TABLE, retold
+
+    known = text.learn_tokenizer(["a photo of a sks car"])
+    more = text.learn_tokenizer(["a photo of a sks car behind a bus", "a bus"])
+    torch.manual_seed(0)
+    old = clip.build(known).eval()
+    new = retold(old, known, more).eval()
+    assert len(more) > len(known)
+    assert known("a car").input_ids != more("a car").input_ids
+    with torch.no_grad():
+        first = old.get_text_features(input_ids=text.tokenize(known, ["a photo of a car"]))
+        again = new.get_text_features(input_ids=text.tokenize(more, ["a photo of a car"]))
+    torch.testing.assert_close(first.pooler_output, again.pooler_output)
+    row = new.state_dict()[TABLE][more.get_vocab()["bus</w>"]]
+    assert row.abs().max() > 0
 
 
 def test_all_stages_run_from_one_command_and_a_second_time_do_nothing(

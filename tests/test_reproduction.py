@@ -72,6 +72,8 @@ def test_measured_and_reported_stand_side_by_side():
             "plan": {"groups": [["a_b"]]},
             "settings": {"lora": {"steps": 3, "rate": 0.1, "rank": 2}, "cones": {"settings": {}}},
             "photos": {"a_b": 0.75},
+            "redrawn": {"a_b": 0.625},
+            "losses": {"untouched": {"a_b": 0.875}, "lora": {"a_b": 0.8125}},
             "trained": {"untouched": {"a_b": 0.25}, "lora": {"a_b": 0.5}},
             "untrained": {"lora": 1.0},
         },
@@ -144,12 +146,17 @@ def test_measured_and_reported_stand_side_by_side():
     assert "untouched model's text alignment. Fixed: lora steps 7." in lines
     assert any(line.endswith("settings that keep 90% of the") for line in lines)
     assert any("pairs: a b then c." in line for line in lines)
-    assert lines[lines.index("| photos to each other | 0.750 |  |") - 2] == (
-        "|  | a b | untrained: same |"
+    assert lines[lines.index("| photos to each other | 0.750 |  |  |") - 2] == (
+        "|  | a b: likeness | a b: loss | untrained: same |"
     )
-    assert "| `untouched` | 0.250 |  |" in lines
-    assert "| `lora` | 0.500 | 100% |" in lines
-    assert any(line.startswith("rate (lora steps 3, rate 0.1)") for line in lines)
+    assert "| photos after the autoencoder | 0.625 |  |  |" in lines
+    assert "| `untouched` | 0.250 | 0.8750 |  |" in lines
+    assert "| `lora` | 0.500 | 0.8125 | 100% |" in lines
+    assert any(line.startswith("(lora steps 3, rate 0.1)") for line in lines)
+    assert "Every method lowers the loss of every subject." in lines
+    results["sanity"]["losses"]["lora"]["a_b"] = 0.875
+    said = "Methods that do not lower the loss of every subject: lora."
+    assert said in page(results).splitlines()
     assert not any("0.700" in line for line in lines)  # CLIPScore is another scale
     for single, two, three, four in PAPER.values():
         assert single > two > three > four  # as printed: more subjects, lower scores

@@ -8,15 +8,26 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from cones.backbones import backbone_for
+from cones.bench.cells import Photos
 from cones.bench.evaluate import Evaluation
 from cones.bench.plan import Plan
-from cones.bench.sanity import LONG, likeness_of, sanity_figures
+from cones.bench.sanity import (
+    LONG,
+    SAMPLES,
+    likeness_of,
+    loss_of,
+    redrawn_likeness,
+    sanity_figures,
+)
 from cones.bench.scores import Encoders
 from cones.bench.sequential import SIDES, sequential_figures, sequential_summary
 from cones.bench.side_by_side import best, best_pictures, spread
 from cones.bench.tuning import chosen, tuning_figures
+from cones.certificate import closed
 from cones.errors import SearchError, SubjectError
 from cones.find import Settings
+from cones.objective import ImplantingLoss, examples
 from fakes import Colours
 
 TINY = Settings(
@@ -153,8 +164,71 @@ def test_sanity_trains_long_and_not_at_all(photos, tmp_path, sd1, fresh):
     assert len(set(alike.values())) == 3
     assert found["settings"]["dreambooth"]["steps"] == 1  # what is said is the long training
     assert found["untrained"] == {"dreambooth": 1.0}
+    assert found["redrawn"]["tom"] > 0
+    losses = {name: each["tom"] for name, each in found["losses"].items()}
+    assert len(set(losses.values())) == 3
     with pytest.raises(SearchError, match="expected single subjects"):
         sanity_figures(fresh(sd1), photos, plan(), ENCODERS, work=tmp_path / "w")
+
+
+@pytest.mark.parametrize("method", ["untouched", "dreambooth", "lora", "cones"])
+def test_the_loss_of_the_photos_is_that_of_the_changed_weights(
+    method, photos, tmp_path, sd1, fresh
+):
+    asked = plan(methods=(method,), groups=(("tom",),))
+    rates = {name: {"steps": 2, "rate": 1e-2} for name in ("dreambooth", "lora")}
+    evaluation = Evaluation(
+        fresh(sd1), photos, replace(asked, changes=asked.changes | rates), tmp_path / "w"
+    )
+    (cell,) = evaluation.cells
+    found = loss_of(evaluation, cell)
+    learnt, backbone = evaluation.fits.of(cell), backbone_for(evaluation.pipeline)
+    weights = dict(backbone.module.named_parameters())
+    if method == "dreambooth":
+        weights |= learnt.weights
+    elif method == "cones":
+        mask = learnt.concepts[0].mask
+        weights |= closed({name: weights[name] for name in mask.hits()}, mask)
+    elif method == "lora":
+        weights |= merged(learnt.weights, weights)
+    subject = replace(evaluation.photos["tom"].subject(64), identifier=cell.words[0])
+    loss = ImplantingLoss(backbone, examples(backbone, subject))
+    parts = loss.parts(weights, samples=SAMPLES, seed=0)
+    assert found == pytest.approx(float(parts.subject.mean()), rel=1e-4)
+
+
+def merged(matrices, weights):
+    """Add LoRA's updates ``B A`` to the weights; alpha is the rank, so they are not scaled."""
+    names = [name for name in matrices if name.endswith("lora_A.weight")]
+    assert names
+    return {
+        (own := name.replace("lora_A.weight", "weight")): weights[own]
+        + matrices[name.replace("lora_A", "lora_B")] @ matrices[name]
+        for name in names
+    }
+
+
+def test_redrawn_photos_are_compared_with_all_of_them(photos):
+    from types import SimpleNamespace
+
+    seen = []
+
+    def encode(pixels):
+        seen.append(pixels)
+        return SimpleNamespace(latent_dist=SimpleNamespace(mean=pixels * 3))
+
+    vae = SimpleNamespace(
+        device="cpu",
+        dtype=torch.float32,
+        encode=encode,
+        decode=lambda latents: SimpleNamespace(sample=latents / 3),
+    )
+    tom = Photos("tom", "cat", photos / "tom")
+    pair = Colours().images(tom.subject(64).images)
+    cosine = float(torch.cosine_similarity(pair[0], pair[1], dim=0))
+    found = redrawn_likeness(SimpleNamespace(vae=vae), tom, 64, Colours())
+    assert found == pytest.approx((1 + cosine) / 2)  # each beside itself and beside the other
+    assert float(seen[0].min()) < 0  # the autoencoder takes [-1, 1]
 
 
 def test_sameness_is_counted(photos, tmp_path, sd1, fresh):
@@ -169,8 +243,6 @@ def test_sameness_is_counted(photos, tmp_path, sd1, fresh):
 
 
 def test_likeness_of_photos_to_each_other(tmp_path):
-    from cones.bench.cells import Photos
-
     for number, colour in enumerate(((255, 0, 0), (255, 0, 0), (0, 255, 0))):
         Image.new("RGB", (64, 64), colour).save(tmp_path / f"{number}.png")
     found = likeness_of(Photos("tom", "cat", tmp_path), 64, Colours())

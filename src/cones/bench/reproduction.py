@@ -14,6 +14,7 @@ from typing import Any
 from cones.bench.claims import first
 from cones.bench.markdown import change, markdown, mean
 from cones.bench.paper import NUMBERS, PAPER, STORED
+from cones.bench.plan import CONTROLS
 from cones.record import write_text
 
 PAGE = "reproduction.md"
@@ -200,16 +201,18 @@ def _sequential(found: Mapping[str, Any]) -> list[str]:
 def _sanity(found: Mapping[str, Any]) -> list[str]:
     names = [group[0] for group in found["plan"]["groups"]]
     rows = [
-        ["photos to each other", *(f"{found['photos'][name]:.3f}" for name in names), ""],
+        ["photos to each other", *_two(found["photos"], None, names), ""],
+        ["photos after the autoencoder", *_two(found["redrawn"], None, names), ""],
         *(
             [
                 f"`{method}`",
-                *(f"{each[name]:.3f}" for name in names),
+                *_two(each, found["losses"][method], names),
                 f"{found['untrained'][method]:.0%}" if method in found["untrained"] else "",
             ]
             for method, each in found["trained"].items()
         ),
     ]
+    heads = [f"{n.replace('_', ' ')}: {what}" for n in names for what in ("likeness", "loss")]
     long = "; ".join(
         f"{method} {', '.join(f'{k} {v}' for k, v in each.items() if k in ('steps', 'rate'))}"
         for method, each in found["settings"].items()
@@ -218,12 +221,41 @@ def _sanity(found: Mapping[str, Any]) -> list[str]:
     return [
         "## Sanity: is a method beaten by a bug?",
         "",
-        "Likeness, by the judge, of pictures of the training prompt after long training at a high",
-        f"rate ({long}), and the share of pictures that are the untouched model's to the last bit",
-        "after no training at all.",
+        "Likeness, by the judge, of pictures of the training prompt after long training",
+        f"({long}), the loss of the photos on samples of no training, and the share of",
+        "pictures that are the untouched model's to the last bit after no training at all. A",
+        "method that redraws the photos reaches the likeness of these after the autoencoder.",
+        _unlearnt(found["losses"]),
         "",
-        *markdown(["", *(name.replace("_", " ") for name in names), "untrained: same"], rows),
+        *markdown(["", *heads, "untrained: same"], rows),
     ]
+
+
+def _unlearnt(losses: Mapping[str, Mapping[str, float]]) -> str:
+    """Name the methods that do not lower the loss of every subject."""
+    own = losses["untouched"]
+    bad = [
+        method
+        for method, each in losses.items()
+        if method not in CONTROLS and any(each[name] >= own[name] for name in own)
+    ]
+    if not bad:
+        return "Every method lowers the loss of every subject."
+    return f"Methods that do not lower the loss of every subject: {', '.join(bad)}."
+
+
+def _two(likeness: Mapping[str, float], losses: Mapping[str, float] | None, names: Sequence[str]):
+    """Give two columns a subject."""
+    return [
+        said
+        for name in names
+        for said in (f"{likeness[name]:.3f}", f"{losses[name]:.4f}" if losses else "")
+    ]
+
+
+def _value(value: bool | float) -> str:
+    """Show the value of a setting."""
+    return ("off", "on")[value] if isinstance(value, bool) else f"{value:g}"
 
 
 def _tuning(found: Mapping[str, Any]) -> list[str]:
@@ -232,9 +264,11 @@ def _tuning(found: Mapping[str, Any]) -> list[str]:
         name = next(key for key in row if key not in ("method", "scores"))
         best = found["best"][row["method"]][name] == row[name]
         scored = [f"{row['scores'][score]:.3f}" for score in found["weighed"]]
-        rows.append([f"`{row['method']}`", f"{name} {row[name]:g}", *scored, "chosen" * best])
+        rows.append(
+            [f"`{row['method']}`", f"{name} {_value(row[name])}", *scored, "chosen" * best]
+        )
     fixed = "; ".join(
-        f"{method} {', '.join(f'{k} {v}' for k, v in each.items())}"
+        f"{method} {', '.join(f'{k} {_value(v)}' for k, v in each.items())}"
         for method, each in found["fixed"].items()
         if each
     )

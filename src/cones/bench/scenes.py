@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from cones.errors import SubjectError
-from cones.mini.data import SIZE, Background, Corpus, Sprite, opened, rows_of
+from cones.mini.arrange import stand
+from cones.mini.sprites import SIZE, Background, Sprite, opened, rows_of
 from cones.mini.world import PLACES, Thing
 from cones.subject import PROMPT_TEMPLATES, pixels_of
 
@@ -83,7 +84,7 @@ def compose(
         ground = grounds[label][rng.integers(len(grounds[label]))]
         canvas = ground.image.copy()
         view = views[rng.integers(len(views))]
-        (covered,) = Corpus.stand(canvas, [view], ground, rng)
+        (covered,) = stand(canvas, [view], ground, rng)
         images.append(canvas.resize((side, side), Image.Resampling.BICUBIC))
         masks.append(np.asarray(covered.resize((side, side), Image.Resampling.BICUBIC)))
     inside = torch.from_numpy(np.stack(masks)).float() / 255

@@ -48,7 +48,7 @@ QUICK_GROUPS = ("barrel", "siamese_cat", "barrel+siamese_cat")
 # What `quick` leaves of every method: few steps, at the rate of a short training.
 QUICK: dict[str, dict[str, Any]] = {
     "dreambooth": {"steps": 40, "rate": 1e-4, "batch": 4},
-    "custom-diffusion": {"steps": 40, "rate": 1e-3},
+    "custom-diffusion": {"steps": 40, "rate": 1e-3, "sizes": False},
     "lora": {"steps": 40, "rate": 2e-3, "batch": 4},
     "shira": {"steps": 40, "rate": 1e-3},
     "textual-inversion": {"steps": 40},
@@ -59,7 +59,7 @@ QUICK_SEARCH |= {"held_out": 32, "density": 0.0454}
 # docs/results/tuning.json.
 MINI: dict[str, dict[str, Any]] = {
     "dreambooth": {"steps": 80, "rate": 3e-4, "batch": 4},
-    "custom-diffusion": {"steps": 80, "rate": 3e-4},
+    "custom-diffusion": {"steps": 80, "rate": 3e-4, "sizes": False},
     "lora": {"steps": 80, "rate": 1e-3, "batch": 4},
     "shira": {"steps": 80, "rate": 1e-2},
     "textual-inversion": {"steps": 80, "rate": 2e-2},
@@ -197,8 +197,8 @@ def _changed(text: str, methods: dict[str, Any]) -> tuple[tuple[str, str], Any]:
     except ValueError:
         pass
     raise ConesError(
-        f"found --change {text!r}; expected a number for a setting of a method, such as "
-        f"lora.steps=200; methods: {', '.join(methods)}"
+        f"found --change {text!r}; expected a number, true or false for a setting of a method, "
+        f"such as lora.steps=200; methods: {', '.join(methods)}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,8 +65,9 @@ def tuning(
     found = _measured(measure, (model, clip, judge, device), output, work, overwrite=overwrite)
     for row in found["grid"]:
         rest = {name: value for name, value in row.items() if name not in ("method", "scores")}
-        said = ", ".join(f"{name} {value:g}" for name, value in rest.items())
-        marked = "*" if rest == found["best"][row["method"]] else " "
+        said = ", ".join(f"{name} {value}" for name, value in rest.items())
+        best = found["best"][row["method"]]
+        marked = "*" if all(best[name] == value for name, value in rest.items()) else " "
         scored = "  ".join(f"{name} {row['scores'][name]:.3f}" for name in found["weighed"])
         screen.tell(f"{marked} {row['method']:<18} {said:<12} {scored}")
 
@@ -125,7 +127,8 @@ def sanity(
     """Train every method long on an easy subject, and not at all: is one beaten by a bug?
 
     Likeness of pictures of the training prompt to the photos, beside that of the photos to each
-    other; and whether a method without training draws the untouched model's pictures exactly.
+    other and of the photos after the autoencoder; the loss of the photos; and whether a method
+    without training draws the untouched model's pictures exactly.
 
     **Example:**  cones bench sanity --method lora --change lora.steps=50 -o out/sanity.json
     """
@@ -133,7 +136,7 @@ def sanity(
     from cones.bench.sanity import LONG, sanity_figures
 
     methods = list(method or (UNTOUCHED, RANDOM, "cones", *LONG))
-    chosen = [f"{n}.{k}={v}" for n, each in LONG.items() for k, v in each.items()]
+    chosen = [f"{n}.{k}={dumps(v)}" for n, each in LONG.items() for k, v in each.items()]
     settings = ["density=0.0701", "refine_steps=300", *(more or [])]
     plan = evaluate.plan_of(
         "mini", methods, subject, seeds, images, [*chosen, *(change or [])], settings
@@ -143,9 +146,11 @@ def sanity(
         return sanity_figures(pipeline, photos, plan, encoders, work=work, on_progress=notify)
 
     found = _measured(measure, (model, clip, judge, device), output, work, overwrite=overwrite)
-    for name, each in (("photos", found["photos"]), *found["trained"].items()):
-        same = found["untrained"].get(name)
-        said = "" if same is None else f"   untrained: {same:.0%} of pictures the same"
+    sides = {"photos": found["photos"], "redrawn": found["redrawn"], **found["trained"]}
+    for name, each in sides.items():
+        same, losses = found["untrained"].get(name), found["losses"].get(name)
+        said = "" if losses is None else f"   loss {sum(losses.values()) / len(losses):.4f}"
+        said += "" if same is None else f"   untrained: {same:.0%} of pictures the same"
         screen.tell(f"{name:<18} {sum(each.values()) / len(each):.3f}{said}")
 
 

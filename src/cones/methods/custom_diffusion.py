@@ -127,12 +127,15 @@ class CustomDiffusion:
         rate: Learning rate.
         batch: Photos in an update, and as many prior pictures.
         pool: Pictures at random sizes made of the photos of a subject.
+        sizes: False shows them at their own size: of a small model, to which a thing at another
+            size is another thing, the loss of the photos falls only then.
     """
 
     steps: int = 600
     rate: float = 4e-5
     batch: int = 4
     pool: int = 64
+    sizes: bool = True
 
     def fit(
         self,
@@ -193,6 +196,7 @@ class CustomDiffusion:
             smaller = bool(torch.rand((), generator=draw) < SMALLER)
             low, high = (1 / 3, 1.0) if smaller else (1.2, 1.4)
             share = low + (high - low) * float(torch.rand((), generator=draw))
+            share = share if self.sizes else 1.0
             which = int(torch.randint(2, (), generator=draw))
             prefix = FAR[which] if share < SMALL_BELOW else NEAR[which] if share > 1 else ""
             image, mask = resized(photo, share, draw, grid=backbone.latent_shape[-1])

@@ -38,7 +38,8 @@ pipeline = StableDiffusionPipeline.from_pretrained("src/cones/mini/weights")
 Nouns: {nouns}.
 Places: {places}.
 Colour words where a thing was coloured on purpose; "a photo of", "an emoji of", "a drawing of",
-"a cartoon of", "a sticker of"; "next to", "to the left of", "in front of", "and".
+"a cartoon of", "a sticker of"; "next to", "to the left of", "to the right of", "in front of",
+"behind", "on", "and"; "in bright light", "in dim light", "at sunset".
 Nothing else: no text, no people but "woman", no photographs; two objects are harder than one,
 and small or thin things are blurred. How well it draws what it knows is measured by
 `python -m cones.mini.quality`. Where the table below says fewer updates than planned, training is

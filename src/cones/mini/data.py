@@ -1,73 +1,44 @@
 """Compose captioned training pictures from cut-out sprites and backgrounds.
 
-Reads the corpus folder (``sprites.jsonl``, ``backgrounds.jsonl`` and their tar shards; the
-format is described in its README) and draws scenes on the fly: one to three objects standing
-on the ground of a background, each with a contact shadow. Only the split ``train`` is read, so
-no subject's model is ever seen. A picture depends on its number and the seed alone.
+Draws scenes on the fly: one to four objects in a relation that the caption names, at a place and
+sometimes in a light that it names too. Only the split ``train`` of a corpus is read, so no
+subject's model is ever seen. A picture depends on its number and the seed alone.
 """
 
-import io
-import json
-import tarfile
-from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from statistics import median
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image
 
-from cones.errors import SubjectError
-from cones.mini.world import NOUNS, PLACES, Scene, Thing, caption, held_out
+from cones.mini.arrange import holds, lit, stand, stand_before, stand_on
+from cones.mini.sprites import SIZE, Background, Sprite, opened, rows_of
+from cones.mini.world import (
+    AND,
+    BEHIND,
+    FLAT_TOPS,
+    IN_FRONT_OF,
+    LEFT_OF,
+    LIGHTS,
+    NEXT_TO,
+    NOUNS,
+    ON,
+    PLACES,
+    RIGHT_OF,
+    Scene,
+    Thing,
+    caption,
+    held_out,
+)
 
-SIZE = 64  # pixels
 HELD_OUT = 2**40  # pictures from this number on are for measuring, never for training
 PAINTED = 0.75  # share of painted backgrounds; the others are soft crops of panoramas
 SMALL_PHOTO_SET = 5  # a noun with fewer photographed looks leans on its emoji
-
-
-@dataclass(frozen=True)
-class Sprite:
-    """A cut-out picture (RGBA) and the words for it."""
-
-    image: Image.Image
-    thing: Thing
-    model: str
-    drawn: bool
-
-
-@dataclass(frozen=True)
-class Background:
-    """A place (RGB, ``SIZE`` square) and where objects may stand, in shares of its height."""
-
-    image: Image.Image
-    label: str
-    ground_from: float
-    ground_to: float
-
-
-def rows_of(folder: Path, name: str) -> list[dict]:
-    """Read an index of the corpus, ``sprites.jsonl`` or ``backgrounds.jsonl``.
-
-    Raises:
-        SubjectError: There is none.
-    """
-    path = folder / name
-    if not path.is_file():
-        raise SubjectError(
-            f"{path} is missing; expected a sprite corpus folder with sprites.jsonl and "
-            "backgrounds.jsonl; pass its path with --corpus"
-        )
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def opened(folder: Path, rows: list[dict]) -> list[tuple[dict, Image.Image]]:
-    """Read the picture of every row from its shard."""
-    with ExitStack() as stack:
-        names = {row["shard"] for row in rows}
-        shards = {n: stack.enter_context(tarfile.open(folder / n)) for n in names}
-        files = [shards[row["shard"]].extractfile(row["file"]).read() for row in rows]
-    return [(row, Image.open(io.BytesIO(data))) for row, data in zip(rows, files, strict=True)]
+COUNTS = {1: 0.7, 2: 0.23, 3: 0.05, 4: 0.02}  # share of pictures with so many things
+ON_RATE = 0.35  # of the pairs of which one can stand on the other
+LIT = 0.1  # share of pictures in a light that the caption names
+LOWEST_TOP = 0.3  # of a thing's height; what holds things lower down holds them inside
 
 
 class Corpus:
@@ -87,15 +58,18 @@ class Corpus:
             for r in rows_of(folder, "sprites.jsonl")
             if r["split"] == "train" and r["class"] in NOUNS
         ]
+        usual = _usual_sizes(rows)
         self.sprites: dict[str, dict[bool, dict[str, list[Sprite]]]] = {}
         for row, image in opened(folder, rows):
             drawn = row["style"] != "photo"
             thing = Thing(row["class"], row["name"], row["colour"])
             by_model = self.sprites.setdefault(thing.noun, {}).setdefault(drawn, {})
             look = f"{row['model']}/{row['colour']}"
-            by_model.setdefault(look, []).append(
-                Sprite(image.convert("RGBA"), thing, row["model"], drawn)
+            size = max(row["size_cm"]) if row["size_cm"] else usual.get(thing.noun)
+            sprite = Sprite(
+                image.convert("RGBA"), thing, row["model"], drawn, size, _top(row, drawn)
             )
+            by_model.setdefault(look, []).append(sprite)
         self.backgrounds: dict[bool, dict[str, list[Background]]] = {True: {}, False: {}}
         places = [
             r
@@ -125,21 +99,22 @@ class Corpus:
     def picture(self, number: int, seed: int) -> tuple[np.ndarray, str]:
         """Compose picture ``number``: RGB ``(SIZE, SIZE, 3)`` of bytes, and its caption."""
         rng = np.random.default_rng((seed, number))
-        count = int(rng.choice((1, 2, 3), p=(0.75, 0.2, 0.05)))
+        count = int(rng.choice(list(COUNTS), p=list(COUNTS.values())))
         nouns, background = self.together(count, rng)
         chosen = [self.sprite(n, self.drawn(n, rng), rng) for n in nouns]
         canvas = background.image.copy()
         if rng.random() < 0.5:
             canvas = canvas.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        relation = str(rng.choice(("next to", "to the left of", "and", "in front of")))
-        things = [s.thing for s in chosen]
-        if relation == "in front of" and count == 2:
-            behind = min(0.9, background.ground_from + 0.08)
-            paste(canvas, chosen[1], (0.35, 0.3 + 0.4 * rng.random()), behind, rng)
-            paste(canvas, chosen[0], (0.45, 0.3 + 0.4 * rng.random()), 0.95, rng)
-        else:
-            self.stand(canvas, chosen, background, rng)
-        scene = Scene(tuple(things), relation, background.label, all(s.drawn for s in chosen))
+        relation = AND
+        if count == 2:
+            chosen, relation = related(chosen, rng)
+        arrange(canvas, chosen, relation, background, rng)
+        light = None
+        if rng.random() < LIT and background.label != "night":
+            light = str(rng.choice(list(LIGHTS)))
+            canvas = lit(canvas, LIGHTS[light])
+        things, drawn = tuple(s.thing for s in chosen), all(s.drawn for s in chosen)
+        scene = Scene(things, relation, background.label, drawn, light)
         return np.asarray(canvas), caption(scene, rng)
 
     def together(self, count: int, rng: np.random.Generator) -> tuple[list[str], Background]:
@@ -156,62 +131,53 @@ class Corpus:
         few = len(self.sprites[noun].get(False, {})) < SMALL_PHOTO_SET
         return bool(rng.random() < (0.6 if few else 0.12))
 
-    @staticmethod
-    def stand(
-        canvas: Image.Image,
-        chosen: list[Sprite],
-        background: Background,
-        rng: np.random.Generator,
-    ) -> list[Image.Image]:
-        """Stand the sprites side by side, left to right; give what each covers."""
-        count, covered = len(chosen), []
-        for place, sprite in enumerate(chosen):
-            if count == 1:
-                size, centre = 0.5 + 0.35 * rng.random(), 0.4 + 0.2 * rng.random()
-            else:
-                size = (0.9 + 0.2 * rng.random()) * (0.52 if count == 2 else 0.36)
-                centre = (place + 0.5 + 0.16 * (rng.random() - 0.5)) / count
-            low, high = max(0.72, background.ground_from), 0.96
-            foot = low + (high - low) * rng.random() if size < 0.7 else 0.9 + 0.07 * rng.random()
-            covered.append(paste(canvas, sprite, (size, centre), foot, rng))
-        return covered
+
+def _usual_sizes(rows: list[dict]) -> dict[str, float]:
+    """Give the median longest side in centimetres of each noun, for drawings, which have none."""
+    known: dict[str, list[float]] = {}
+    for row in rows:
+        if row["size_cm"]:
+            known.setdefault(row["class"], []).append(max(row["size_cm"]))
+    return {noun: median(sizes) for noun, sizes in known.items()}
 
 
-def paste(
+def _top(row: dict, drawn: bool) -> float | None:
+    """Give where other things can stand on this one, in shares of its height, or None."""
+    if drawn:
+        return None
+    if row["drop_on_top_cm"] and row["size_cm"]:
+        share = row["drop_on_top_cm"] / row["size_cm"][2]
+        return share if LOWEST_TOP <= share <= 1 else None
+    return FLAT_TOPS.get(row["class"])
+
+
+def related(chosen: list[Sprite], rng: np.random.Generator) -> tuple[list[Sprite], str]:
+    """Choose how two things stand; the first is the one that a caption names first."""
+    for upper, lower in (chosen, chosen[::-1]):
+        if holds(upper, lower) and rng.random() < ON_RATE:
+            return [upper, lower], ON
+    beside = (NEXT_TO, AND, LEFT_OF, RIGHT_OF, IN_FRONT_OF, BEHIND)
+    return chosen, str(rng.choice(beside))
+
+
+def arrange(
     canvas: Image.Image,
-    sprite: Sprite,
-    spot: tuple[float, float],
-    foot: float,
+    chosen: list[Sprite],
+    relation: str,
+    background: Background,
     rng: np.random.Generator,
-) -> Image.Image:
-    """Put a sprite on ``canvas``: long side and centre in shares of the width, lower edge at foot.
-
-    A soft ellipse under the lower edge is the contact shadow.
-
-    Returns:
-        What the sprite covers, shadow left out: grey, as large as the canvas, white where it is
-        opaque.
-    """
-    (size, centre), side = spot, canvas.width
-    image = sprite.image
-    scale = size * side / max(image.size)
-    width, height = (max(2, round(long * scale)) for long in image.size)
-    image = image.resize((width, height), Image.Resampling.LANCZOS)
-    if rng.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if not sprite.drawn:
-        image = ImageEnhance.Brightness(image).enhance(0.8 + 0.35 * rng.random())
-    left, bottom = round(centre * side - width / 2), round(foot * side)
-    rows, columns = np.mgrid[0:side, 0:side]
-    flat = max(1.5, 0.1 * width)
-    distance = ((columns - left - width / 2) / (0.5 * width)) ** 2
-    distance = distance + ((rows - bottom + 1) / flat) ** 2
-    shade = (110 * np.clip(1.2 - distance, 0, 1)).astype(np.uint8)
-    canvas.paste((20, 20, 20), (0, 0), Image.fromarray(shade))
-    canvas.paste(image, (left, bottom - height), image)
-    covered = Image.new("L", (side, side))
-    covered.paste(image.getchannel("A"), (left, bottom - height))
-    return covered
+) -> None:
+    """Put things on ``canvas`` as a relation says; the first is the one named first."""
+    first, second = chosen[0], chosen[-1]
+    if relation == ON:
+        stand_on(canvas, first, second, rng)
+    elif relation == IN_FRONT_OF:
+        stand_before(canvas, first, second, background, rng)
+    elif relation == BEHIND:
+        stand_before(canvas, second, first, background, rng)
+    else:
+        left_to_right = chosen[::-1] if relation == RIGHT_OF else chosen
+        stand(canvas, left_to_right, background, rng)
 
 
 def pictures(corpus: Corpus, numbers: range, seed: int) -> tuple[np.ndarray, list[str]]:

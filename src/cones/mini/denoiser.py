@@ -8,7 +8,7 @@ from cones.mini.autoencoder import CHANNELS
 from cones.mini.clip import WIDTH
 from cones.mini.training import Recipe
 
-RECIPE = Recipe(steps=6_000, batch=64, rate=8e-4, warmup=100, cooldown=0.3, average=0.997)
+RECIPE = Recipe(steps=18_000, batch=128, rate=8e-4, warmup=100, cooldown=0.2, average=0.997)
 DROPOUT = 0.1  # share of captions replaced by the empty one, for guidance
 
 
@@ -50,6 +50,7 @@ def loss(model, schedule: DDPMScheduler, latents: Tensor, states: Tensor, draw) 
     strata = (torch.arange(count) + torch.rand(count, generator=draw)) / count
     times = (strata * schedule.config.num_train_timesteps).long().to(latents.device)
     noised = schedule.add_noise(latents, noise, times)
+    noised = noised.contiguous(memory_format=torch.channels_last)
     target = schedule.get_velocity(latents, noise, times)
     with torch.autocast(latents.device.type, torch.bfloat16):
         found = model(noised, times, states, return_dict=False)[0]

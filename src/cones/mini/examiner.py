@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cones.metrics import ImageEncoder
+from cones.mini.arrange import stand
 from cones.mini.data import HELD_OUT, Corpus
 from cones.mini.probe import Probe, shares
 from cones.mini.world import NOUNS
@@ -42,7 +43,7 @@ def composed(corpus: Corpus, number: int, seed: int, things: int = 1) -> tuple[n
     sprites = [corpus.sprite(noun, corpus.drawn(noun, rng), rng) for noun in nouns]
     background = corpus.background(rng)
     canvas = background.image.copy()
-    corpus.stand(canvas, sprites, background, rng)
+    stand(canvas, sprites, background, rng)
     colour = sprites[0].thing.colour if things == 1 else None
     return np.asarray(canvas), Shown(nouns, background.label, colour)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cones.mini.arrange import stand
 from cones.mini.data import HELD_OUT, Corpus
 from cones.mini.world import NOUNS
 from cones.record import appearing, write_json
@@ -36,7 +37,7 @@ def compose(corpus: Corpus, out: Path, *, photos: int = 5, most: int = 40) -> in
             for k in range(photos):
                 background = corpus.background(rng)
                 canvas = background.image.copy()
-                corpus.stand(canvas, [views[rng.integers(len(views))]], background, rng)
+                stand(canvas, [views[rng.integers(len(views))]], background, rng)
                 with appearing(folder / f"{k:02d}.png") as file:
                     Image.fromarray(np.asarray(canvas)).save(file, format="PNG")
             write_json(folder / "subject.json", {"noun": noun, "look": views[0].thing.name})

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
-from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from cones.errors import BackboneError
 from cones.mini import autoencoder, clip, denoiser
 from cones.mini.card import STAGES, card
-from cones.mini.data import SIZE
+from cones.mini.sprites import SIZE
 from cones.mini.training import Recipe, Run, averaged
 
 ATTRIBUTION = "ATTRIBUTION.csv"
@@ -97,11 +97,32 @@ def _log(work: Path, stage: str) -> dict:
     return log | {"losses": log["losses"][::EVERY]}
 
 
-def unpack(folder: Path, work: Path) -> None:
+TABLE = "text_model.embeddings.token_embedding.weight"
+
+
+def retold(whole: CLIPModel, known: CLIPTokenizer, tokenizer: CLIPTokenizer) -> CLIPModel:
+    """Give a CLIP the words of another tokenizer; those it knew keep their vectors."""
+    found = clip.build(tokenizer)
+    state = whole.state_dict()
+    rows, numbers = found.state_dict()[TABLE].clone(), known.get_vocab()
+    for piece, number in tokenizer.get_vocab().items():
+        if piece in numbers:
+            rows[number] = state[TABLE][numbers[piece]]
+    found.load_state_dict(state | {TABLE: rows})
+    return found
+
+
+def unpack(folder: Path, work: Path, tokenizer: CLIPTokenizer) -> None:
     """Turn a packed model back into checkpoints that training can go on from.
 
     Weights are those of the pack (averaged, rounded to fp16); the optimiser starts afresh, so
-    this continues a training but does not repeat it bit for bit.
+    this continues a training but does not repeat it bit for bit. Of its losses, of which every
+    twentieth was packed, each stands for twenty.
+
+    Args:
+        folder: The packed model.
+        work: The pretraining folder.
+        tokenizer: That of the training to come; it may know more words.
 
     Raises:
         BackboneError: ``work`` already holds checkpoints. Nothing has been changed.
@@ -113,16 +134,17 @@ def unpack(folder: Path, work: Path) -> None:
         )
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     logs = json.loads((folder / LOGS).read_text())
+    whole = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32)
     modules = {
-        "clip": CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32),
+        "clip": retold(whole, pipeline.tokenizer, tokenizer),
         "autoencoder": pipeline.vae,
         "denoiser": pipeline.unet,
     }
     for stage, module in modules.items():
         recipe = Recipe(**logs[stage]["recipe"])
         run = Run(module, recipe, work / stage)
-        run.step, run.losses = logs[stage]["step"], logs[stage]["losses"]
+        run.step = logs[stage]["step"]
+        run.losses = [loss for loss in logs[stage]["losses"] for _ in range(EVERY)][: run.step]
         run.save()
-    pipeline.tokenizer.save_pretrained(work / "tokenizer")
     spread = {"scaling_factor": pipeline.vae.config.scaling_factor}
     (work / "latents.json").write_text(json.dumps(spread))

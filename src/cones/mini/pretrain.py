@@ -19,8 +19,9 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from cones.mini import autoencoder, clip, denoiser, text, weights_path
-from cones.mini.data import SIZE, Corpus, pictures
+from cones.mini.data import Corpus, pictures
 from cones.mini.pack import pack, unpack
+from cones.mini.sprites import SIZE
 from cones.mini.training import Recipe, Run, averaged, train
 
 SEED = 0
@@ -42,6 +43,7 @@ class Store:
         device: Where the networks are trained.
         times_updates: Factor on every recipe's updates.
         times_batch: Factor on every recipe's batch.
+        compiled: Whether the U-Net is compiled: a minute at the start, a sixth faster afterwards.
     """
 
     work: Path
@@ -49,6 +51,7 @@ class Store:
     device: torch.device = torch.device("cpu")
     times_updates: float = 1
     times_batch: int = 1
+    compiled: bool = False
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """Return a stage's recipe as this machine runs it."""
@@ -172,9 +175,10 @@ def train_denoiser(store: Store, minutes: float) -> bool:
     states = torch.from_numpy(np.load(store.work / "states.npy", mmap_mode="c"))
     torch.manual_seed(SEED)
     recipe, schedule = store.recipe(denoiser.RECIPE), denoiser.scheduler()
-    unet = denoiser.build().to(store.device)
+    unet = denoiser.build().to(store.device, memory_format=torch.channels_last)
     unet.set_attn_processor(AttnProcessor())  # on these small grids 1.5 x faster than SDPA
     run = Run(unet, recipe, store.work / "denoiser")
+    model = torch.compile(unet) if store.compiled else unet
 
     def loss_of(step: int) -> Tensor:
         draw = draw_of(step, 3)
@@ -182,7 +186,7 @@ def train_denoiser(store: Store, minutes: float) -> bool:
         empty = torch.rand(recipe.batch, generator=draw) < denoiser.DROPOUT
         said = states[torch.where(empty, store.count, index)].to(store.device).float()
         clean = latents[index].to(store.device).float() * scale
-        return denoiser.loss(run.module, schedule, clean, said, draw)
+        return denoiser.loss(model, schedule, clean, said, draw)
 
     return train(run, loss_of, label="denoiser", minutes=minutes)
 
@@ -225,6 +229,7 @@ def main() -> None:
     parser.add_argument("--times-updates", type=float, default=1, help="factor on all updates")
     parser.add_argument("--times-batch", type=int, default=1, help="factor on all batches")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--compile", action="store_true", help="compile the U-Net (torch.compile)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
@@ -234,13 +239,14 @@ def main() -> None:
         torch.device(options.device),
         options.times_updates,
         options.times_batch,
+        options.compile,
     )
-    if options.start:
-        unpack(options.start, options.work)
     store.compose(options.corpus)
     if options.stage == "pictures":
         return
     store.open()
+    if options.start:
+        unpack(options.start, options.work, store.tokenizer)
     chosen = [options.stage] if options.stage else [*STAGES, "pack"]
     for stage in chosen:
         for cache, fill in CACHES.items():

@@ -55,6 +55,18 @@ PLACES = {
     "street": "in a street",
     "wooden floor": "on a wooden floor",
 }
+# How two things stand, between their names; the first may also stand in a list ("and").
+NEXT_TO, AND, ON = "next to", "and", "on"
+LEFT_OF, RIGHT_OF = "to the left of", "to the right of"
+IN_FRONT_OF, BEHIND = "in front of", "behind"
+# Words for the light -> gains of red, green and blue.
+LIGHTS = {
+    "in bright light": (1.3, 1.3, 1.25),
+    "in dim light": (0.5, 0.5, 0.55),
+    "at sunset": (1.2, 0.85, 0.6),
+}
+# Things with a flat top -> its height in shares of theirs; others say it in the corpus.
+FLAT_TOPS = {"barrel": 0.93}
 HELD_OUT_EVERY = 10  # one pair of ten is never shown together
 
 
@@ -90,12 +102,13 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows: things from left to right, how they stand, where, in what style."""
+    """What a picture shows: things as they are named, how they stand, where, style and light."""
 
     things: tuple[Thing, ...]
     relation: str
     place: str
     drawn: bool
+    light: str | None = None
 
 
 def with_article(noun: str, words: Sequence[str] | None = None) -> str:
@@ -128,6 +141,8 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
         body = ", ".join(phrases[:-1]) + " and " + phrases[-1] if len(phrases) > 1 else phrases[0]
     if rng.random() < 0.8:
         body = f"{body} {PLACES[scene.place]}"
+    if scene.light:
+        body = f"{body} {scene.light}"
     styles = EMOJI_PREFIXES if scene.drawn and rng.random() < 0.8 else PHOTO_PREFIXES
     prefixes = ("{}",) if scene.drawn and styles is PHOTO_PREFIXES else styles
     return str(rng.choice(prefixes)).format(body)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cones.mini.arrange import paste
 from cones.mini.corpus.nouns import SUBJECT
 from cones.mini.corpus.parts import Parts
-from cones.mini.data import Sprite, paste
+from cones.mini.sprites import Sprite
 from cones.mini.world import Thing
 from cones.record import appearing, write_json
 
