@@ -11,7 +11,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from cones.mini.text import LENGTH
 from cones.mini.training import Recipe
 
-RECIPE = Recipe(steps=5_400, batch=128, rate=1e-3, decay=0.05, average=0.99)
+RECIPE = Recipe(steps=4_400, batch=128, rate=1e-3, decay=0.05, average=0.99)
 WIDTH = 192
 
 

@@ -3,7 +3,8 @@
 Stages run in order and each resumes from its last checkpoint in the work folder: pictures
 (composed once), clip, autoencoder, latents (cached), denoiser, decoder, pack. Seeds are fixed;
 a stage's step depends on its number alone. ``--stage`` runs one of them. On a GPU, which takes
-larger batches at no cost, add for instance ``--pictures 400000 --times-batch 8``.
+larger batches at no cost, add for instance ``--pictures 400000 --times-batch 8``; on several,
+``accelerate launch -m cones.mini.pretrain ...`` shares every batch among them.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from diffusers.models.attention_processor import AttnProcessor
 from rich.progress import track
 from torch import Tensor
@@ -29,7 +31,8 @@ CHUNK = 1000
 
 
 def draw_of(step: int, salt: int) -> torch.Generator:
-    """Return the generator of one step of one stage."""
+    """Return the generator of one step of one stage in this process."""
+    salt += len(STAGES) * PartialState().process_index
     return torch.Generator().manual_seed(SEED + 1_000_003 * salt + step)
 
 
@@ -56,6 +59,10 @@ class Store:
     def recipe(self, recipe: Recipe) -> Recipe:
         """Return a stage's recipe as this machine runs it."""
         return recipe.larger(self.times_updates, self.times_batch)
+
+    def share(self, batch: int) -> int:
+        """Return this process' part of a batch."""
+        return max(1, batch // PartialState().num_processes)
 
     def compose(self, corpus_folder: Path) -> None:
         """Compose all pictures once, in chunks that are kept when interrupted."""
@@ -104,9 +111,10 @@ def train_clip(store: Store, minutes: float) -> bool:
     whole.set_attn_implementation("eager")  # on these short sequences 1.9 x faster than SDPA
     recipe = store.recipe(clip.RECIPE)
     run = Run(whole.to(store.device), recipe, store.work / "clip")
+    size = store.share(recipe.batch)
 
     def loss_of(step: int) -> Tensor:
-        index = torch.randint(store.count, (recipe.batch,), generator=draw_of(step, 1))
+        index = torch.randint(store.count, (size,), generator=draw_of(step, 1))
         tokens = store.tokens[index]
         longest = int(tokens.argmax(-1).max()) + 1  # the end token has the largest number
         said = tokens[:, :longest].to(store.device)
@@ -120,14 +128,15 @@ def train_autoencoder(store: Store, minutes: float) -> bool:
     torch.manual_seed(SEED)
     recipe = store.recipe(autoencoder.RECIPE)
     run = Run(autoencoder.build().to(store.device), recipe, store.work / "autoencoder")
+    size = store.share(recipe.batch)
 
     def loss_of(step: int) -> Tensor:
         draw = draw_of(step, 2)
-        index = torch.randint(store.count, (recipe.batch,), generator=draw)
-        flips = torch.rand(recipe.batch, generator=draw) < 0.5
-        noise = torch.randn(
-            recipe.batch, autoencoder.CHANNELS, SIZE // 8, SIZE // 8, generator=draw
-        ).to(store.device)
+        index = torch.randint(store.count, (size,), generator=draw)
+        flips = torch.rand(size, generator=draw) < 0.5
+        noise = torch.randn(size, autoencoder.CHANNELS, SIZE // 8, SIZE // 8, generator=draw).to(
+            store.device
+        )
         return autoencoder.loss(run.module, store.pixels(index, flips), noise)
 
     return train(run, loss_of, label="autoencoder", minutes=minutes)
@@ -178,12 +187,13 @@ def train_denoiser(store: Store, minutes: float) -> bool:
     unet = denoiser.build().to(store.device, memory_format=torch.channels_last)
     unet.set_attn_processor(AttnProcessor())  # on these small grids 1.5 x faster than SDPA
     run = Run(unet, recipe, store.work / "denoiser")
+    size = store.share(recipe.batch)
     model = torch.compile(unet) if store.compiled else unet
 
     def loss_of(step: int) -> Tensor:
         draw = draw_of(step, 3)
-        index = torch.randint(store.count, (recipe.batch,), generator=draw)
-        empty = torch.rand(recipe.batch, generator=draw) < denoiser.DROPOUT
+        index = torch.randint(store.count, (size,), generator=draw)
+        empty = torch.rand(size, generator=draw) < denoiser.DROPOUT
         said = states[torch.where(empty, store.count, index)].to(store.device).float()
         clean = latents[index].to(store.device).float() * scale
         return denoiser.loss(model, schedule, clean, said, draw)
@@ -198,9 +208,10 @@ def train_decoder(store: Store, minutes: float) -> bool:
     parts = autoencoder.decoder_of(vae)
     recipe = store.recipe(autoencoder.DECODER)
     run = Run(parts.requires_grad_(True), recipe, store.work / "decoder")
+    size = store.share(recipe.batch)
 
     def loss_of(step: int) -> Tensor:
-        index = torch.randint(store.count, (recipe.batch,), generator=draw_of(step, 4))
+        index = torch.randint(store.count, (size,), generator=draw_of(step, 4))
         kept = latents[index].to(store.device).float()
         return autoencoder.decoder_loss(vae, store.pixels(index), kept)
 
@@ -215,8 +226,8 @@ STAGES = {
 }
 
 
-def main() -> None:
-    """Parse the command line and run the stages."""
+def options_of() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpus", type=Path, required=True, help="sprite corpus folder")
     parser.add_argument("--work", type=Path, default=Path("runs/mini"), help="checkpoints")
@@ -230,32 +241,42 @@ def main() -> None:
     parser.add_argument("--times-batch", type=int, default=1, help="factor on all batches")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--compile", action="store_true", help="compile the U-Net (torch.compile)")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the stages that the command line asks for."""
+    options = options_of()
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
+    state = PartialState(cpu=options.device == "cpu")
     store = Store(
         options.work,
         options.pictures,
-        torch.device(options.device),
+        state.device if state.num_processes > 1 else torch.device(options.device),
         options.times_updates,
         options.times_batch,
         options.compile,
     )
-    store.compose(options.corpus)
+    with state.main_process_first():
+        store.compose(options.corpus)
     if options.stage == "pictures":
         return
-    store.open()
-    if options.start:
+    with state.main_process_first():
+        store.open()
+    if options.start and state.is_main_process:
         unpack(options.start, options.work, store.tokenizer)
+    state.wait_for_everyone()
     chosen = [options.stage] if options.stage else [*STAGES, "pack"]
     for stage in chosen:
         for cache, fill in CACHES.items():
             missing = not (store.work / f"{cache}.npy").exists()
-            if stage == cache or (stage == "denoiser" and missing):
+            if state.is_main_process and (stage == cache or (stage == "denoiser" and missing)):
                 fill(store)
+        state.wait_for_everyone()
         if stage in STAGES and not STAGES[stage](store, options.budget_minutes):
             return  # out of time: the same command continues here
-        if stage == "pack":
+        if stage == "pack" and state.is_main_process:
             pack(store.work, store.tokenizer, options.out or weights_path())
 
 

@@ -1,7 +1,8 @@
 """The loop every pretraining stage shares: Muon, trapezoid rate, moving average, exact resume.
 
 A stage gives its modules and a function from a step number to a loss; whatever is drawn in a
-step depends on that number alone, so an interrupted run continues to the same bits.
+step depends on that number alone, so an interrupted run continues to the same bits. Processes that
+``accelerate launch`` started together take a share of every batch each and average gradients.
 """
 
 import contextlib
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, reduce
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -106,7 +109,9 @@ class Run:
             self._load()
 
     def save(self) -> None:
-        """Write the checkpoint to a temporary name and rename it."""
+        """Write the checkpoint to a temporary name and rename it; the first process does."""
+        if not PartialState().is_main_process:
+            return
         tensors = {f"weight/{n}": w.detach().contiguous() for n, w in self.weights.items()}
         tensors |= {f"average/{n}": w.contiguous() for n, w in self.average.items()}
         for name, weight in self.weights.items():
@@ -141,13 +146,19 @@ class Run:
 
     def update(self, loss: Tensor) -> None:
         """Take one optimiser step on ``loss`` and move the average along."""
-        if not math.isfinite(value := loss.item()):
+        several = PartialState().num_processes > 1
+        value = float(reduce(loss.detach(), "mean")) if several else loss.item()
+        if not math.isfinite(value):
             raise SearchError(
                 f"the loss of step {self.step} is {value}; the last checkpoint in {self.folder} "
                 "is intact: lower the rate and run the same command again"
             )
         self.module.zero_grad(set_to_none=True)
         loss.backward()
+        if several:
+            for weight in self.weights.values():
+                if weight.grad is not None:
+                    weight.grad = reduce(weight.grad, "mean")
         nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         share = self.recipe.share_at(self.step)
         for optimiser in self.optimisers:
@@ -191,14 +202,23 @@ def train(
         TimeRemainingColumn(),
     )
     run.module.train()
-    with Progress(*columns, refresh_per_second=0.2) as bar:
+    main = PartialState().is_main_process
+    with Progress(*columns, refresh_per_second=0.2, disable=not main) as bar:
         task = bar.add_task(label, total=run.recipe.steps, completed=run.step, loss=math.nan)
         with contextlib.suppress(KeyboardInterrupt):
-            while run.step < run.recipe.steps and time.monotonic() - started < minutes * 60:
+            while run.step < run.recipe.steps and not _agreed(
+                time.monotonic() - started >= minutes * 60
+            ):
                 run.update(loss_of(run.step))
                 bar.update(task, completed=run.step, loss=sum(run.losses[-50:]) / 50)
                 if time.monotonic() - saved > SAVE_SECONDS:
                     run.save()
                     saved = time.monotonic()
     run.save()
+    PartialState().wait_for_everyone()
     return run.step >= run.recipe.steps
+
+
+def _agreed(stop: bool) -> bool:
+    """Let the first process decide for all of them, or they would wait for each other for ever."""
+    return broadcast_object_list([stop])[0] if PartialState().num_processes > 1 else stop
