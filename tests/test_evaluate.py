@@ -2,10 +2,12 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -288,6 +290,47 @@ def test_the_command_writes_report_and_record(photos, tmp_path, sd1, fresh, monk
         result = CliRunner().invoke(app, [*words, "--overwrite", *bad])
         assert result.exit_code == 1
         assert said in " ".join(result.output.split())
+
+
+def test_of_the_processes_of_a_launcher_the_last_reports(
+    photos, tmp_path, sd1, fresh, monkeypatch
+):
+    import cones.cli.places as places
+    import cones.encoders as encoders
+    import cones.metrics as metrics
+    from cones.cli import app
+
+    monkeypatch.setattr(places, "pipeline", lambda *a, **k: fresh(sd1))
+    monkeypatch.setattr(metrics, "load_judge", lambda: Colours())
+    monkeypatch.setattr(encoders, "load_clip", lambda path: Colours())
+    report = tmp_path / "r.html"
+    words = ["evaluate", "--method", "untouched", "--group", "tom", "--group", "rex"]
+    words += ["--photos", str(photos), "--work", str(tmp_path / "w"), "--images", "1"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, said in (("1", "1 cells are left to other processes"), ("0", "look at")):
+        assert not report.exists()
+        monkeypatch.setenv("RANK", rank)
+        result = CliRunner().invoke(app, [*words, "-o", str(report)])
+        assert result.exit_code == 0, result.output
+        assert said in " ".join(result.output.split())
+    assert report.exists()
+
+
+def test_what_another_process_is_learning_is_waited_for(photos, tmp_path, sd1, fresh, monkeypatch):
+    asked = plan(methods=("textual-inversion",), groups=(("tom",),))
+    evaluation = Evaluation(fresh(sd1), photos, asked, tmp_path)
+    (cell,) = evaluation.cells
+    evaluation.fits.of(cell)
+    home = evaluation.fits.home(cell)
+    (home / "fit.json").rename(home / "hidden")
+    monkeypatch.setattr(METHODS["textual-inversion"], "fit", None)  # must not be called again
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(home.with_suffix(".lock")):
+            waiting = pool.submit(evaluation.fits.of, cell)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.5)
+            (home / "hidden").rename(home / "fit.json")
+        assert waiting.result(timeout=60) is not None
 
 
 def test_changes_reach_the_method():

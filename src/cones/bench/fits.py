@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from cones.backbones import backbone_for
 from cones.bench.cells import Notify, Photos, model_key
@@ -69,21 +70,27 @@ class Fits:
         if cell.method in (RANDOM, STRANGER):
             return self._control(cell)
         home = self.home(cell)
-        if not self.told(cell):
-            shutil.rmtree(home / "learnt", ignore_errors=True)
-            method = self.method(cell.method)
-            alone = _alone(cell, method)
-            more = {"parts": [self.of(part) for part in alone]} if alone else {}
-            started = time.monotonic()
-            learnt = method.fit(
-                self.pipeline, self.tasks(cell), seed=cell.seed, on_progress=self.notify, **more
-            )
-            seconds = time.monotonic() - started
-            seconds += sum(self.told(part)["seconds"] for part in alone)
-            size = learnt.save(home / "learnt")
-            density = {"density": learnt.density} if isinstance(learnt, Shut) else {}
-            write_json(home / "fit.json", {"seconds": round(seconds, 1), "bytes": size, **density})
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(home.with_suffix(".lock")):  # another process may be learning it
+            if not self.told(cell):
+                self._fit(cell, home)
         return LEARNT[cell.method].load(home / "learnt")
+
+    def _fit(self, cell: Cell, home: Path) -> None:
+        """Fit the method of a cell; what says that it is done is written last."""
+        shutil.rmtree(home / "learnt", ignore_errors=True)
+        method = self.method(cell.method)
+        alone = _alone(cell, method)
+        more = {"parts": [self.of(part) for part in alone]} if alone else {}
+        started = time.monotonic()
+        learnt = method.fit(
+            self.pipeline, self.tasks(cell), seed=cell.seed, on_progress=self.notify, **more
+        )
+        seconds = time.monotonic() - started
+        seconds += sum(self.told(part)["seconds"] for part in alone)
+        size = learnt.save(home / "learnt")
+        density = {"density": learnt.density} if isinstance(learnt, Shut) else {}
+        write_json(home / "fit.json", {"seconds": round(seconds, 1), "bytes": size, **density})
 
     def told(self, cell: Cell) -> dict[str, Any]:
         """Say what a fit took: ``seconds``, ``bytes``, of Cones ``density``; empty before it."""

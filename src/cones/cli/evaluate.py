@@ -1,6 +1,7 @@
 """``cones evaluate``: methods side by side on the same subjects, prompts, seeds and metrics."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -29,7 +30,11 @@ Preset = Annotated[
 ]
 Work = Annotated[Path, typer.Option(help="Folder that keeps fits, pictures and scores.")]
 Shard = Annotated[
-    str, typer.Option(help="Do part K of N, as K/N from 0/N; processes share --work.")
+    str | None,
+    typer.Option(
+        help="Do part K of N, as K/N from 0/N; processes share --work, the last one writes the "
+        "report. Under `accelerate launch` each process takes its own part."
+    ),
 ]
 Change = Annotated[
     list[str] | None,
@@ -83,7 +88,7 @@ def evaluate(
     images: Images = None,
     change: Change = None,
     work: Work = Path("runs/evaluate"),
-    shard: Shard = "0/1",
+    shard: Shard = None,
     record: Annotated[Path | None, typer.Option(help="JSON file to write too.")] = None,
     model: options.Model = None,
     clip: Clip = None,
@@ -124,6 +129,9 @@ def evaluate(
             looks=looks,
         )
         found = evaluation.run(encoders, shard=part)
+    if part[1] > 1 and found["missing"]:
+        screen.say(f"{found['missing']} cells are left to other processes; the last one reports")
+        return
     write_text(output, report.page(found, evaluation.pictures()))
     if record is not None:
         write_json(record, found)
@@ -202,7 +210,9 @@ def _changed(text: str, methods: dict[str, Any]) -> tuple[tuple[str, str], Any]:
     )
 
 
-def _shard(text: str) -> tuple[int, int]:
+def _shard(text: str | None) -> tuple[int, int]:
+    """Read ``0/2``; by default this process' place among those of ``accelerate launch``."""
+    text = text or f"{os.environ.get('RANK', 0)}/{os.environ.get('WORLD_SIZE', 1)}"
     number, _, count = text.partition("/")
     if not (number.isdigit() and count.isdigit() and int(number) < int(count)):
         raise ConesError(f"found --shard {text!r}; expected K/N with K below N, such as 0/2")
