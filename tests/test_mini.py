@@ -130,6 +130,7 @@ def test_interrupted_training_equals_uninterrupted(tmp_path):
     assert rest.step == 5
     assert train(rest, _loss(rest), label="t")
     assert rest.losses == whole.losses
+    assert rest.samples == whole.samples == 12
     for name, weight in whole.weights.items():
         assert torch.equal(weight, rest.weights[name])
         assert torch.equal(whole.average[name], rest.average[name])
@@ -237,7 +238,7 @@ def test_packed_model_is_a_plain_pipeline_and_training_can_go_on_from_it(tmp_pat
     }
     for number, (name, (module, recipe)) in enumerate(stages.items()):
         run = Run(module, recipe, work / name)
-        run.step, run.losses = 40 + number, [1.0, 0.5]
+        run.step, run.samples, run.losses = 40 + number, 7_000, [1.0, 0.5]
         run.save()
     (work / "latents.json").write_text(json.dumps({"scaling_factor": 0.7}))
     pack(work, tokenizer, out)
@@ -250,11 +251,11 @@ def test_packed_model_is_a_plain_pipeline_and_training_can_go_on_from_it(tmp_pat
     card, batch = (out / "README.md").read_text(), denoiser.RECIPE.batch
     file = out / "unet" / "diffusion_pytorch_model.safetensors"
     assert hashlib.sha256(file.read_bytes()).hexdigest() in card
-    assert f"| denoiser | 42 | {denoiser.RECIPE.steps:,} | {batch} | {42 * batch:,} |" in card
+    assert f"| denoiser | 42 | {denoiser.RECIPE.steps:,} | {batch} | 7,000 |" in card
 
     unpack(out, tmp_path / "again", tokenizer)
     rest = Run(denoiser.build(), denoiser.RECIPE, tmp_path / "again" / "denoiser")
-    assert rest.step == 42
+    assert (rest.step, rest.samples) == (42, 7_000)
     assert rest.losses == [1.0, 0.5][::EVERY] * EVERY
     first = next(iter(denoise))
     assert torch.equal(rest.weights[first], denoise[first].half().float())

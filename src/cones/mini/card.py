@@ -156,5 +156,5 @@ def _rows(work: Path) -> Iterator[str]:
         if path.exists():
             log = json.loads(path.read_text())
             batch, planned = log["recipe"]["batch"], log["recipe"]["steps"]
-            seen = log["step"] * batch
+            seen = log["samples"]
             yield f"| {stage} | {log['step']:,} | {planned:,} | {batch} | {seen:,} |\n"

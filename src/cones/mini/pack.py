@@ -143,7 +143,7 @@ def unpack(folder: Path, work: Path, tokenizer: CLIPTokenizer) -> None:
     for stage, module in modules.items():
         recipe = Recipe(**logs[stage]["recipe"])
         run = Run(module, recipe, work / stage)
-        run.step = logs[stage]["step"]
+        run.step, run.samples = logs[stage]["step"], logs[stage]["samples"]
         run.losses = [loss for loss in logs[stage]["losses"] for _ in range(EVERY)][: run.step]
         run.save()
     spread = {"scaling_factor": pipeline.vae.config.scaling_factor}

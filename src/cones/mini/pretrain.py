@@ -211,9 +211,11 @@ def train_decoder(store: Store, minutes: float) -> bool:
     size = store.share(recipe.batch)
 
     def loss_of(step: int) -> Tensor:
-        index = torch.randint(store.count, (size,), generator=draw_of(step, 4))
+        draw = draw_of(step, 4)
+        index = torch.randint(store.count, (size,), generator=draw)
         kept = latents[index].to(store.device).float()
-        return autoencoder.decoder_loss(vae, store.pixels(index), kept)
+        noise = torch.randn(kept.shape, generator=draw).to(store.device)
+        return autoencoder.decoder_loss(vae, store.pixels(index), kept, noise)
 
     return train(run, loss_of, label="decoder", minutes=minutes)
 

@@ -91,12 +91,13 @@ def optimisers(module: nn.Module, recipe: Recipe) -> tuple[Muon, torch.optim.Ada
 
 @dataclass
 class Run:
-    """A stage in progress: weights, their average, optimiser moments and losses so far."""
+    """A stage in progress: weights, their average, moments, losses and pictures seen so far."""
 
     module: nn.Module
     recipe: Recipe
     folder: Path
     step: int = 0
+    samples: int = 0
     losses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -122,7 +123,8 @@ class Run:
         fresh = path.with_suffix(".part")
         save_file(tensors, fresh, metadata={"step": str(self.step)})
         fresh.replace(path)
-        log = {"recipe": self.recipe.__dict__, "step": self.step, "losses": self.losses}
+        log = {"recipe": self.recipe.__dict__, "step": self.step, "samples": self.samples}
+        log["losses"] = self.losses
         fresh.write_text(json.dumps(log))
         fresh.replace(self.folder / "log.json")
 
@@ -142,7 +144,8 @@ class Run:
                             kind: file.get_tensor(f"{kind}/{name}").to(weight.device)
                             for kind in kinds
                         }
-        self.losses = json.loads((self.folder / "log.json").read_text())["losses"]
+        log = json.loads((self.folder / "log.json").read_text())
+        self.samples, self.losses = log["samples"], log["losses"]
 
     def update(self, loss: Tensor) -> None:
         """Take one optimiser step on ``loss`` and move the average along."""
@@ -166,6 +169,7 @@ class Run:
                 group["lr"] = group["peak"] * share
             optimiser.step()
         self.step += 1
+        self.samples += self.recipe.batch
         keep = min(self.recipe.average, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(
             list(self.average.values()), [w.data for w in self.weights.values()], 1 - keep
