@@ -14,8 +14,17 @@ from cones.mini.card import with_measured
 from cones.mini.data import Corpus
 from cones.mini.examiner import Examiner, Shown, composed
 from cones.mini.probe import Probe, shares
-from cones.mini.quality import by_noun, model_figures, psnr, reconstructed, sheet, zero_shot
+from cones.mini.quality import (
+    by_noun,
+    model_figures,
+    new_looks,
+    psnr,
+    reconstructed,
+    sheet,
+    zero_shot,
+)
 from cones.mini.questions import KNOWN, TWO, UNSEEN, coloured, groups_of, several, single
+from cones.mini.sprites import SIZE
 from cones.mini.world import NOUNS, PLACES, Scene, Thing, caption, held_out, with_article
 
 ROOT = Path(__file__).parents[1]
@@ -227,7 +236,20 @@ class Aligned:
 
 def test_zero_shot_compares_directions():
     pixels = torch.arange(len(NOUNS)).float()[:, None, None, None].expand(-1, 3, 2, 2)
-    assert zero_shot(Aligned(), pixels).tolist() == list(range(len(NOUNS)))
+    assert zero_shot(Aligned(), pixels, list(NOUNS))["share"] == 1
+    turned = [*list(NOUNS)[1:], next(iter(NOUNS))]
+    assert zero_shot(Aligned(), pixels, turned)["share"] == 0
+
+
+def test_new_looks_are_those_of_no_training(corpus_folder):
+    pixels, nouns = new_looks(corpus_folder, per_noun=2)
+    assert nouns == [noun for noun in NOUNS for _ in range(2)]
+    assert pixels.shape == (len(nouns), 3, SIZE, SIZE)
+    seen = Corpus(corpus_folder).sprites["ball"][False]
+    new = Corpus(corpus_folder, split="subject").sprites["ball"][False]
+    assert not {v.model for views in seen.values() for v in views} & {
+        v.model for views in new.values() for v in views
+    }
 
 
 def test_the_sheet_has_a_row_per_noun():

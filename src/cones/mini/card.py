@@ -72,6 +72,7 @@ the creator and licence of every one. No share-alike or GPL art was used.
 MEASURED = "Measured"
 EXAMINED = (
     ("single thing named", "plain.nouns.share", "composed.1.nouns.share"),
+    ("the same, word order of no caption", "unseen_order.nouns.share", "composed.1.nouns.share"),
     ("place named", "plain.place.share", "composed.1.place.share"),
     ("colour named", "colours.colour.share", "composed.1.colour.share"),
     ("both of two things", "two.nouns.share", "composed.2.nouns.share"),
@@ -113,10 +114,10 @@ def with_measured(text: str, figures: Mapping[str, Any]) -> str:
         f"## {MEASURED}",
         "",
         f"By `python -m cones.mini.quality --corpus CORPUS` on {computer['processor']}, "
-        f"{computer['threads']} threads; prompts of no caption, {figures['settings']['steps']} "
-        "steps. An examiner that",
-        "no part of the model has seen names what pictures show; composed pictures are of the",
-        "kind the model learnt from, with other numbers.",
+        f"{computer['threads']} threads; {figures['settings']['steps']} steps. "
+        "An examiner that no",
+        "part of the model has seen names what pictures show; composed pictures are of the kind",
+        "the model learnt from, with other numbers.",
         "",
         "| | drawn | composed | share |",
         "| --- | --- | --- | --- |",
@@ -126,7 +127,9 @@ def with_measured(text: str, figures: Mapping[str, Any]) -> str:
         f"{_at(figures, 'plain.never_together.nouns.share'):.1%} of pictures, at others in "
         f"{_at(figures, 'plain.seen_pairs.nouns.share'):.1%}. CLIP names "
         f"{_at(figures, 'clip_zero_shot.share'):.1%}",
-        "of composed pictures. After the autoencoder "
+        "of composed pictures, and "
+        f"{_at(figures, 'clip_new_looks.share'):.1%} of things that it never saw. "
+        "After the autoencoder "
         f"{_at(figures, 'reconstructed.nouns.share'):.1%} of nouns and "
         f"{_at(figures, 'reconstructed.place.share'):.1%} of places are still",
         f"named ({_at(figures, 'autoencoder.psnr_db.mean'):.1f} dB). KID to composed pictures "

@@ -46,17 +46,19 @@ class Corpus:
 
     Args:
         folder: The corpus folder.
+        split: Of the sprites: ``train``, all that the model may see, or ``subject``, looks that
+            it never saw. Backgrounds are those of ``train``.
 
     Raises:
         SubjectError: The folder holds no corpus.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Read and decode everything the model may see."""
+    def __init__(self, folder: Path, split: str = "train") -> None:
+        """Read and decode the sprites of a split, and the backgrounds."""
         rows = [
             r
             for r in rows_of(folder, "sprites.jsonl")
-            if r["split"] == "train" and r["class"] in NOUNS
+            if r["split"] == split and r["class"] in NOUNS
         ]
         usual = _usual_sizes(rows)
         self.sprites: dict[str, dict[bool, dict[str, list[Sprite]]]] = {}

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from PIL import Image
 from rich.progress import track
 from torch import Tensor
@@ -24,6 +25,7 @@ from cones.encoders import load_clip
 from cones.metrics import load_judge
 from cones.metrics.distance import diversity, kernel_distance, standardised
 from cones.mini import weights_path
+from cones.mini.arrange import stand
 from cones.mini.card import with_measured
 from cones.mini.data import HELD_OUT, Corpus, pictures
 from cones.mini.examiner import FIT_SEED, Examiner, Shown
@@ -72,11 +74,29 @@ def psnr(found: Float[Tensor, "n 3 h w"], pixels: Float[Tensor, "n 3 h w"]) -> F
     return -10 * (found - pixels).square().flatten(1).mean(1).log10()
 
 
-def zero_shot(clip: Any, pixels: Float[Tensor, "n 3 h w"]) -> Int[Tensor, " n"]:
-    """Choose the noun whose ``a photo of a <noun>`` is nearest to each picture."""
+def zero_shot(clip: Any, pixels: Float[Tensor, "n 3 h w"], nouns: Sequence[str]) -> dict[str, Any]:
+    """Count pictures to which ``a photo of a <noun>`` is nearest with the right noun."""
     texts = clip.texts([f"a photo of {with_article(noun)}" for noun in NOUNS])
     images = torch.cat([clip.images(part) for part in pixels.split(64)])
-    return (F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T).argmax(1)
+    chosen = (F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T).argmax(1)
+    return shares([list(NOUNS)[i] for i in chosen.tolist()], nouns)
+
+
+def new_looks(folder: Path, per_noun: int = 16) -> tuple[Float[Tensor, "n 3 h w"], list[str]]:
+    """Compose pictures of things that no part of the model has seen, the subjects' own.
+
+    Returns:
+        Pictures in [0, 1], and the noun of each.
+    """
+    corpus = Corpus(folder, split="subject")
+    images, nouns = [], [noun for noun in NOUNS if noun in corpus.sprites for _ in range(per_noun)]
+    for number, noun in enumerate(nouns):
+        rng = np.random.default_rng((FIT_SEED, number))
+        background = corpus.background(rng)
+        canvas = background.image.copy()
+        stand(canvas, [corpus.sprite(noun, False, rng)], background, rng)
+        images.append(np.asarray(canvas))
+    return pixels_of(images), nouns
 
 
 def by_noun(features: Float[Tensor, "n d"], shown: Sequence[Shown]) -> float:
@@ -165,8 +185,8 @@ def model_figures(
         "plain": by_noun(features["plain"], [ask.shown for ask in asks]),
         "composed": by_noun(real[1], shown[1]),
     }
-    chosen = [list(NOUNS)[i] for i in zero_shot(clip, examiner.fresh[1].pixels).tolist()]
-    figures["clip_zero_shot"] = shares(chosen, [entry.nouns[0] for entry in shown[1]])
+    nouns = [entry.nouns[0] for entry in shown[1]]
+    figures["clip_zero_shot"] = zero_shot(clip, examiner.fresh[1].pixels, nouns)
     figures["settings"] = {
         "per_noun": per_noun,
         "steps": steps,
@@ -199,14 +219,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    corpus = Corpus(options.corpus)
+    corpus, clip = Corpus(options.corpus), load_clip((options.model or weights_path()) / "clip")
     figures, sheets = model_figures(
         load_pipeline(options.model),
-        load_clip((options.model or weights_path()) / "clip"),
+        clip,
         Examiner(load_judge(), corpus, fitted=options.fitted, held_out=options.held_out),
         corpus,
         per_noun=options.per_noun,
     )
+    figures["clip_new_looks"] = zero_shot(clip, *new_looks(options.corpus))
     figures["settings"] |= {"fitted": options.fitted, "held_out": options.held_out}
     figures["machine"] = machine()
     write_json(options.out, figures)
