@@ -110,6 +110,33 @@ def test_things_side_by_side_stand_on_the_ground(count):
         assert 0.68 * SIZE <= np.nonzero(mask)[0].max() <= SIZE
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_things_keep_to_the_cells_of_the_autoencoder(seed):
+    for cell in (arrange.CELL, 1):
+        canvas = GROUND.image.copy()
+        rng = np.random.default_rng(seed)
+        (covered,) = arrange.stand(canvas, [thing(RED)], GROUND, rng, cell)
+        rows, columns = np.nonzero(np.asarray(covered))
+        long = rows.max() + 1 - rows.min()
+        edges = [long, columns.min(), rows.max() + 1]
+        if cell > 1:
+            assert not any(edge % cell for edge in edges)
+            kept = edges
+    assert abs(kept[0] - long) <= arrange.CELL / 2
+    assert abs(kept[1] - columns.min()) <= arrange.CELL
+
+
+def test_one_picture_of_ten_is_loose(corpus_folder: Path, monkeypatch):
+    import cones.mini.data as data
+
+    seen = []
+    monkeypatch.setattr(data, "arrange", lambda *given: seen.append(given[-1]))
+    corpus = Corpus(corpus_folder)
+    for number in range(20):
+        corpus.picture(number, 0)
+    assert seen == ([1] + [arrange.CELL] * 9) * 2
+
+
 def test_light_multiplies_the_colours():
     canvas = Image.new("RGB", (2, 2), (200, 100, 50))
     assert arrange.lit(canvas, (0.5, 1.0, 2.0)).getpixel((0, 0)) == (100, 100, 100)

@@ -12,7 +12,7 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from cones.mini.arrange import holds, lit, stand, stand_before, stand_on
+from cones.mini.arrange import CELL, holds, lit, stand, stand_before, stand_on
 from cones.mini.sprites import SIZE, Background, Sprite, opened, rows_of
 from cones.mini.world import (
     AND,
@@ -37,6 +37,7 @@ PAINTED = 0.75  # share of painted backgrounds; the others are soft crops of pan
 SMALL_PHOTO_SET = 5  # a noun with fewer photographed looks leans on its emoji
 COUNTS = {1: 0.7, 2: 0.23, 3: 0.05, 4: 0.02}  # share of pictures with so many things
 ON_RATE = 0.35  # of the pairs of which one can stand on the other
+LOOSE_EVERY = 10  # one picture of ten does not keep to the autoencoder's cells, as photos do not
 LIT = 0.1  # share of pictures in a light that the caption names
 LOWEST_TOP = 0.3  # of a thing's height; what holds things lower down holds them inside
 
@@ -110,7 +111,8 @@ class Corpus:
         relation = AND
         if count == 2:
             chosen, relation = related(chosen, rng)
-        arrange(canvas, chosen, relation, background, rng)
+        cell = CELL if number % LOOSE_EVERY else 1
+        arrange(canvas, chosen, relation, background, rng, cell)
         light = None
         if rng.random() < LIT and background.label != "night":
             light = str(rng.choice(list(LIGHTS)))
@@ -168,18 +170,19 @@ def arrange(
     relation: str,
     background: Background,
     rng: np.random.Generator,
+    cell: int = CELL,
 ) -> None:
     """Put things on ``canvas`` as a relation says; the first is the one named first."""
     first, second = chosen[0], chosen[-1]
     if relation == ON:
-        stand_on(canvas, first, second, rng)
+        stand_on(canvas, first, second, rng, cell)
     elif relation == IN_FRONT_OF:
-        stand_before(canvas, first, second, background, rng)
+        stand_before(canvas, first, second, background, rng, cell)
     elif relation == BEHIND:
-        stand_before(canvas, second, first, background, rng)
+        stand_before(canvas, second, first, background, rng, cell)
     else:
         left_to_right = chosen[::-1] if relation == RIGHT_OF else chosen
-        stand(canvas, left_to_right, background, rng)
+        stand(canvas, left_to_right, background, rng, cell)
 
 
 def pictures(corpus: Corpus, numbers: range, seed: int) -> tuple[np.ndarray, list[str]]:
