@@ -127,9 +127,7 @@ def with_measured(text: str, figures: Mapping[str, Any]) -> str:
         f"{_at(figures, 'plain.never_together.nouns.share'):.1%} of pictures, at others in "
         f"{_at(figures, 'plain.seen_pairs.nouns.share'):.1%}. CLIP names "
         f"{_at(figures, 'clip_zero_shot.share'):.1%}",
-        "of composed pictures, and "
-        f"{_at(figures, 'clip_new_looks.share'):.1%} of things that it never saw. "
-        "After the autoencoder "
+        "of composed pictures. After the autoencoder "
         f"{_at(figures, 'reconstructed.nouns.share'):.1%} of nouns and "
         f"{_at(figures, 'reconstructed.place.share'):.1%} of places are still",
         f"named ({_at(figures, 'autoencoder.psnr_db.mean'):.1f} dB). KID to composed pictures "
