@@ -289,6 +289,7 @@ def test_all_stages_run_from_one_command_and_a_second_time_do_nothing(
 
     from diffusers import StableDiffusionPipeline
 
+    from cones.errors import BackboneError
     from cones.mini import autoencoder, clip, denoiser, pretrain
 
     for module, name in (
@@ -321,6 +322,12 @@ def test_all_stages_run_from_one_command_and_a_second_time_do_nothing(
     pretrain.main()
     assert before == {path: path.stat().st_mtime_ns for path in work.glob("*.np*")}
     assert first == (out / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+
+    words += ["--pictures", 60, "--start", out]
+    monkeypatch.setattr("sys.argv", ["pretrain", *map(str, words)])
+    with pytest.raises(BackboneError, match="found checkpoints"):
+        pretrain.main()
+    assert before.keys() == set(work.glob("*.np*"))  # refused before any picture was composed
 
 
 def test_looks_are_folders_of_subjects_that_are_none(corpus_folder, tmp_path):

@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cones.backbones import backbone_for
 from cones.bench.cells import Notify, Photos
 from cones.bench.evaluate import Evaluation
@@ -22,6 +20,7 @@ from cones.bench.sheets import TEMPLATE, pixels, wanted
 from cones.errors import SearchError, SubjectError
 from cones.metrics import ImageAlignment, ImageEncoder
 from cones.metrics.distance import diversity
+from cones.mini.quality import reconstructed
 from cones.objective import ImplantingLoss, examples
 
 # Many steps: what a method can reach where nothing has to be kept.
@@ -112,13 +111,10 @@ def likeness_of(photos: Photos, size: int, judge: ImageEncoder) -> float:
     return 1 - diversity(judge.images(images))
 
 
-@torch.no_grad()
 def redrawn_likeness(pipeline: Any, photos: Photos, size: int, judge: ImageEncoder) -> float:
     """Give the image alignment of the photos themselves, once the autoencoder has drawn them."""
     images = photos.subject(size).images
-    vae = pipeline.vae
-    latents = vae.encode(images.to(vae.device, vae.dtype) * 2 - 1).latent_dist.mean
-    again = (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+    again = reconstructed(pipeline.vae, images.to(pipeline.vae.device, pipeline.vae.dtype))
     return float(ImageAlignment(judge)(again.to(images), [images]).mean())
 
 

@@ -8,7 +8,7 @@ from cones.mini.autoencoder import CHANNELS
 from cones.mini.clip import WIDTH
 from cones.mini.training import Recipe
 
-RECIPE = Recipe(steps=11_600, batch=128, rate=8e-4, warmup=100, cooldown=0.2, average=0.997)
+RECIPE = Recipe(steps=16_400, batch=128, rate=8e-4, warmup=100, cooldown=0.2, average=0.997)
 DROPOUT = 0.1  # share of captions replaced by the empty one, for guidance
 
 

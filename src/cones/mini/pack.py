@@ -112,6 +112,19 @@ def retold(whole: CLIPModel, known: CLIPTokenizer, tokenizer: CLIPTokenizer) -> 
     return found
 
 
+def expect_new(work: Path) -> None:
+    """Refuse a work folder that training has begun in.
+
+    Raises:
+        BackboneError: ``work`` already holds checkpoints.
+    """
+    if any((work / stage).exists() for stage in STAGES):
+        raise BackboneError(
+            f"found checkpoints in {work}, expected a new folder; leave out --start to go on "
+            "from them, or give another --work"
+        )
+
+
 def unpack(folder: Path, work: Path, tokenizer: CLIPTokenizer) -> None:
     """Turn a packed model back into checkpoints that training can go on from.
 
@@ -127,11 +140,7 @@ def unpack(folder: Path, work: Path, tokenizer: CLIPTokenizer) -> None:
     Raises:
         BackboneError: ``work`` already holds checkpoints. Nothing has been changed.
     """
-    if any((work / stage).exists() for stage in STAGES):
-        raise BackboneError(
-            f"found checkpoints in {work}, expected a new folder; leave out --start to go on "
-            "from them, or give another --work"
-        )
+    expect_new(work)
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     logs = json.loads((folder / LOGS).read_text())
     whole = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32)

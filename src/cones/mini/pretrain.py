@@ -22,7 +22,7 @@ from transformers import CLIPTokenizer
 
 from cones.mini import autoencoder, clip, denoiser, text, weights_path
 from cones.mini.data import Corpus, pictures
-from cones.mini.pack import pack, unpack
+from cones.mini.pack import expect_new, pack, unpack
 from cones.mini.sprites import SIZE
 from cones.mini.training import Recipe, Run, averaged, train
 
@@ -249,6 +249,8 @@ def options_of() -> argparse.Namespace:
 def main() -> None:
     """Run the stages that the command line asks for."""
     options = options_of()
+    if options.start:
+        expect_new(options.work)  # before pictures are composed, which takes a while
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     state = PartialState(cpu=options.device == "cpu")
