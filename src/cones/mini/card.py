@@ -127,7 +127,8 @@ def with_measured(text: str, figures: Mapping[str, Any]) -> str:
         f"{_at(figures, 'plain.never_together.nouns.share'):.1%} of pictures, at others in "
         f"{_at(figures, 'plain.seen_pairs.nouns.share'):.1%}. CLIP names "
         f"{_at(figures, 'clip_zero_shot.share'):.1%}",
-        "of composed pictures. After the autoencoder "
+        f"of composed pictures, and {_at(figures, 'clip_new_looks.share'):.1%} of things whose "
+        "looks no part of the model has seen. After the autoencoder "
         f"{_at(figures, 'reconstructed.nouns.share'):.1%} of nouns and "
         f"{_at(figures, 'reconstructed.place.share'):.1%} of places are still",
         f"named ({_at(figures, 'autoencoder.psnr_db.mean'):.1f} dB). KID to composed pictures "
