@@ -283,6 +283,8 @@ def test_demo_writes_a_sheet_with_controls(model: str, photos: str, tmp_path: Pa
         1,
         "--steps",
         2,
+        "--guidance",
+        3,
     )
     result = run(*command, "--json", "--set", "steps=2", *TINY[2:])
     record = json.loads(result.stdout)
@@ -290,6 +292,7 @@ def test_demo_writes_a_sheet_with_controls(model: str, photos: str, tmp_path: Pa
     assert names == ["concept.safetensors", "demo.json", "sheet.png"]
     assert record["certificate"]["held_out_samples"] == 4
     assert read_settings(tmp_path / "demo" / "sheet.png")["subject"] == "V* cat"
+    assert read_settings(tmp_path / "demo" / "sheet.png")["drawing"]["guidance"] == 3
     refused(*command, match="--overwrite")
 
 

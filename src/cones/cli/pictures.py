@@ -238,6 +238,7 @@ def demo(
     model: options.Model = None,
     number: options.Number = 2,
     steps: options.Steps = 50,
+    guidance: options.Guidance = 7.5,
     more: options.Set = None,
     seed: options.Seed = 0,
     device: options.Device = None,
@@ -255,7 +256,7 @@ def demo(
     from cones import demo as work
 
     settings = search.settings_of({"seed": seed}, more or [])
-    drawing = work.Drawing(count=number, steps=steps, seed=seed)
+    drawing = work.Drawing(count=number, steps=steps, guidance=guidance, seed=seed)
     results = [output / name for name in (work.SHEET, work.CONCEPT_FILE, work.RECORD)]
     places.require_free(results, overwrite=overwrite)
     places.require_folder(output)
