@@ -280,7 +280,8 @@ def _tuning(found: Mapping[str, Any]) -> list[str]:
         "",
         f"On the tuning subjects {groups}, which are in no other table, with other prompts:",
         f"the highest image alignment among the settings that keep {found['kept']:.0%} of the",
-        f"untouched model's text alignment. Fixed: {fixed}.",
+        "untouched model's text alignment; where none does, the one that keeps most. Every",
+        f"search above has the density of `cones`. Fixed: {fixed}.",
         "",
         *markdown(["method", "setting", *(SHOWN[n] for n in found["weighed"]), ""], rows),
     ]

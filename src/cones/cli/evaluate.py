@@ -63,11 +63,11 @@ QUICK_SEARCH |= {"held_out": 32, "density": 0.0454}
 # What `mini` gives every method: little training, at the rates and the density of
 # docs/results/tuning.json.
 MINI: dict[str, dict[str, Any]] = {
-    "dreambooth": {"steps": 80, "rate": 3e-4, "batch": 4},
-    "custom-diffusion": {"steps": 80, "rate": 3e-4, "sizes": False},
+    "dreambooth": {"steps": 80, "rate": 1e-4, "batch": 4},
+    "custom-diffusion": {"steps": 80, "rate": 1e-3, "sizes": False},
     "lora": {"steps": 80, "rate": 1e-3, "batch": 4},
     "shira": {"steps": 80, "rate": 1e-2},
-    "textual-inversion": {"steps": 80, "rate": 2e-2},
+    "textual-inversion": {"steps": 80, "rate": 5e-3},
 }
 # At this ridge captions change less by the merge than by either concept alone (1 % against 3 %),
 # and weights five times less than at the original's none.
