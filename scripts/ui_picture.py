@@ -25,6 +25,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--word", help="word whose attention is shown")
     parser.add_argument("--steps", default="50")
     parser.add_argument("--seed", default="0")
+    parser.add_argument("--guidance", default="7.5")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/ui.png"))
     return parser.parse_args()
@@ -34,7 +35,7 @@ def click_through(page: Page, given: argparse.Namespace) -> None:
     """Draw the prompt with the first concept on."""
     for card in page.locator(".card").all()[1:]:
         card.locator(".on").uncheck()
-    for field in ("prompt", "steps", "seed"):
+    for field in ("prompt", "steps", "seed", "guidance"):
         page.fill(f"#{field}", getattr(given, field))
     page.click("#draw")
     page.wait_for_selector("#pictures img", timeout=PATIENCE)
