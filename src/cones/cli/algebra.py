@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cones.cli import bench, comparing, options, places, screen, search
+from cones.cli import bench, comparing, options, screen
 
 Looks = Annotated[
     Path | None, typer.Option(help="Folder of folders with other looks of the nouns.")
@@ -39,31 +39,20 @@ def algebra(
 
     **Example:**  cones bench algebra --subject barrel --subject old_jar --no-pictures
     """
+    from cones.bench import algebra_page as page
     from cones.bench.algebra import Rule, algebra_figures
-    from cones.bench.algebra_page import markdown, record
 
-    settings = search.settings_of({}, more or [])
-    for folder in (work, *([docs] if docs is not None else [])):
-        places.require_folder(folder)
-    score = comparing.scorer(model) if pictures else None
-    pipeline = places.pipeline(model, device=device, dtype=dtype, half=False)
-    hint = f"finished cells are kept in {work}; the same command goes on from there"
-    with screen.resumable(hint), screen.bars() as notify:
-        found = algebra_figures(
-            pipeline,
-            photos,
-            work=work,
-            score=score,
-            looks=looks,
-            nouns=noun or (NOUNS if looks is not None else ()),
-            subjects=subject,
-            rule=Rule(samples=samples),
-            settings=settings,
-            on_progress=lambda s: notify(s.stage, s.step - 1, s.steps, None),
-        )
-    if docs is not None:
-        record(found, docs)
-    if as_json:
-        screen.emit(found)
-    else:
-        screen.tell(markdown(found))
+    job = comparing.Job("algebra", algebra_figures, photos, subject, None, work, docs, more or [])
+    extra = {
+        "score": (lambda: comparing.scorer(model)) if pictures else lambda: None,
+        "looks": lambda: looks,
+        "nouns": lambda: noun or (NOUNS if looks is not None else ()),
+        "rule": lambda: Rule(samples=samples),
+    }
+    comparing.compare(
+        job,
+        (model, device, dtype),
+        extra,
+        as_json=as_json,
+        pages=comparing.Pages(page.record, page.markdown),
+    )

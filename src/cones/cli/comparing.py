@@ -32,13 +32,16 @@ def _pages(part: str) -> Pages:
 
 @dataclass(frozen=True)
 class Job:
-    """A comparison over subjects: what is measured, on what, and where it is kept."""
+    """A comparison over subjects: what is measured, on what, and where it is kept.
+
+    Without ``seeds`` the only seed is that of the search's settings.
+    """
 
     name: str
     measure: Callable[..., dict[str, Any]]
     photos: Path
     subjects: list[str] | None
-    seeds: Sequence[int]
+    seeds: Sequence[int] | None
     work: Path
     docs: Path | None
     more: list[str]
@@ -58,6 +61,8 @@ def compare(
     if job.docs is not None:
         places.require_folder(job.docs)
     given = {name: make() for name, make in extra.items()}
+    if job.seeds is not None:
+        given["seeds"] = job.seeds
     model, device, dtype = machine
     pipeline = places.pipeline(model, device=device, dtype=dtype, half=False)
     hint = f"finished cells are kept in {job.work}; the same command goes on from there"
@@ -67,7 +72,6 @@ def compare(
             job.photos,
             work=job.work,
             subjects=job.subjects,
-            seeds=job.seeds,
             settings=settings,
             on_progress=lambda s: notify(s.stage, s.step - 1, s.steps, None),
             **given,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cones.cli import bench, options, pictures, places, screen, search
+from cones.cli import bench, comparing, options, pictures, places, screen, search
 from cones.errors import ConesError
 
 Files = Annotated[list[Path], typer.Argument(help="Concept files, two or more.")]
@@ -144,27 +144,16 @@ def compared(
 
     **Example:**  cones bench conflicts --docs docs
     """
+    from cones.bench import conflicts_page as page
     from cones.bench.conflicts import conflicts_figures
-    from cones.bench.conflicts_page import markdown, record
 
-    settings = search.settings_of({}, more or [])
-    for folder in (work, *([docs] if docs is not None else [])):
-        places.require_folder(folder)
-    pipeline = places.pipeline(model, device=device, dtype=dtype, half=False)
-    hint = f"finished subjects are kept in {work}; the same command goes on from there"
-    with screen.resumable(hint), screen.bars() as notify:
-        found = conflicts_figures(
-            pipeline,
-            photos,
-            work=work,
-            subjects=subject,
-            samples=samples,
-            settings=settings,
-            on_progress=lambda s: notify(s.stage, s.step - 1, s.steps, None),
-        )
-    if docs is not None:
-        record(found, docs)
-    if as_json:
-        screen.emit(found)
-    else:
-        screen.tell(markdown(found))
+    job = comparing.Job(
+        "conflicts", conflicts_figures, photos, subject, None, work, docs, more or []
+    )
+    comparing.compare(
+        job,
+        (model, device, dtype),
+        {"samples": lambda: samples},
+        as_json=as_json,
+        pages=comparing.Pages(page.record, page.markdown),
+    )

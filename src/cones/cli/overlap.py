@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cones.cli import bench, options, places, screen, search
+from cones.cli import bench, comparing, options, screen
 
 Docs = Annotated[
     Path | None,
@@ -36,29 +36,14 @@ def overlap(
 
     **Example:**  cones bench overlap --subject siamese_cat --subject old_jar
     """
+    from cones.bench import overlap_page as page
     from cones.bench.overlap import overlap_figures
-    from cones.bench.overlap_page import markdown, record
 
-    settings = search.settings_of({}, more or [])
-    places.require_folder(work)
-    if docs is not None:
-        places.require_folder(docs)
-    pipeline = places.pipeline(model, device=device, dtype=dtype, half=False)
-    hint = f"finished searches are kept in {work}; the same command goes on from there"
-    with screen.resumable(hint), screen.bars() as notify:
-        found = overlap_figures(
-            pipeline,
-            photos,
-            work=work,
-            subjects=subject,
-            seeds=seeds,
-            settings=settings,
-            joint=joint,
-            on_progress=lambda s: notify(s.stage, s.step - 1, s.steps, None),
-        )
-    if docs is not None:
-        record(found, docs)
-    if as_json:
-        screen.emit(found)
-    else:
-        screen.tell(markdown(found))
+    job = comparing.Job("overlap", overlap_figures, photos, subject, seeds, work, docs, more or [])
+    comparing.compare(
+        job,
+        (model, device, dtype),
+        {"joint": lambda: joint},
+        as_json=as_json,
+        pages=comparing.Pages(page.record, page.markdown),
+    )
