@@ -143,7 +143,14 @@ def test_measured_and_reported_stand_side_by_side():
     assert "| `lora` | rate 0.5 | 0.500 | 0.000 | chosen |" in lines
     assert "| `lora` | rate 0.25 | 0.250 | 0.000 |  |" in lines
     assert "| `untouched` |  | 0.125 | 1.000 |  |" in lines
-    assert "untouched model's text alignment. Fixed: lora steps 7." in lines
+    assert "Fixed: lora steps 7." in lines
+    assert "### Several subjects" not in lines
+    several = {"tuning_several": {**results["tuning"], "plan": {"groups": [["x", "y_z"]]}}}
+    assert (
+        page(several)
+        .partition("### Several subjects\n")[2]
+        .startswith("\nOn the tuning subjects x+y z, which are in no other table")
+    )
     assert any(line.endswith("settings that keep 90% of the") for line in lines)
     assert any("pairs: a b then c." in line for line in lines)
     assert lines[lines.index("| photos to each other | 0.750 |  |  |") - 2] == (

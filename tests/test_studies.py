@@ -23,7 +23,7 @@ from cones.bench.sanity import (
 from cones.bench.scores import Encoders
 from cones.bench.sequential import SIDES, sequential_figures, sequential_summary
 from cones.bench.side_by_side import best, best_pictures, spread
-from cones.bench.tuning import chosen, tuning_figures
+from cones.bench.tuning import GRID, chosen, grid_for, tuning_figures
 from cones.certificate import closed
 from cones.errors import SearchError, SubjectError
 from cones.find import Settings
@@ -76,6 +76,15 @@ def test_the_best_row_is_most_alike_among_those_that_still_listen():
         assert chosen(rows, {"text_alignment": untouched})["rate"] == rate
     with pytest.raises(SearchError, match="empty grid"):
         chosen([], {"text_alignment": 0.0})
+
+
+def test_merging_is_tuned_on_subjects_learnt_together_only():
+    merged = "custom-diffusion-merged"
+    assert set(GRID) - set(grid_for([["a"], ["b"]])) == {merged}
+    assert grid_for([["a", "b"]]) == GRID
+    assert list(grid_for([["a", "b"]], [merged, "untouched"])) == [merged]
+    with pytest.raises(SearchError, match="join subjects by"):
+        grid_for([["a"]], [merged])
 
 
 def test_a_grid_is_published_whole_and_resumed(photos, tmp_path, sd1, fresh):

@@ -8,6 +8,7 @@ missing is left out.
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cones.bench.claims import first
 from cones.bench.markdown import change, markdown, mean
 from cones.bench.paper import NUMBERS, PAPER, STORED
 from cones.bench.plan import CONTROLS
+from cones.bench.tuning_page import tuning_section
 from cones.record import write_text
 
 PAGE = "reproduction.md"
@@ -59,7 +61,8 @@ def page(results: Mapping[str, Any]) -> str:
         ("table1", _template),
         ("sequential", _sequential),
         ("sanity", _sanity),
-        ("tuning", _tuning),
+        ("tuning", partial(tuning_section, shown=SHOWN)),
+        ("tuning_several", partial(tuning_section, shown=SHOWN)),
     ):
         if name in results:
             lines += [*write(results[name]), ""]
@@ -250,40 +253,6 @@ def _two(likeness: Mapping[str, float], losses: Mapping[str, float] | None, name
         said
         for name in names
         for said in (f"{likeness[name]:.3f}", f"{losses[name]:.4f}" if losses else "")
-    ]
-
-
-def _value(value: bool | float) -> str:
-    """Show the value of a setting."""
-    return ("off", "on")[value] if isinstance(value, bool) else f"{value:g}"
-
-
-def _tuning(found: Mapping[str, Any]) -> list[str]:
-    rows = []
-    for row in found["grid"]:
-        name = next(key for key in row if key not in ("method", "scores"))
-        best = found["best"][row["method"]][name] == row[name]
-        scored = [f"{row['scores'][score]:.3f}" for score in found["weighed"]]
-        rows.append(
-            [f"`{row['method']}`", f"{name} {_value(row[name])}", *scored, "chosen" * best]
-        )
-    fixed = "; ".join(
-        f"{method} {', '.join(f'{k} {_value(v)}' for k, v in each.items())}"
-        for method, each in found["fixed"].items()
-        if each
-    )
-    groups = ", ".join("+".join(group) for group in found["plan"]["groups"]).replace("_", " ")
-    own = [f"{found['untouched'][score]:.3f}" for score in found["weighed"]]
-    rows.insert(0, ["`untouched`", "", *own, ""])
-    return [
-        "## How rates and density were chosen",
-        "",
-        f"On the tuning subjects {groups}, which are in no other table, with other prompts:",
-        f"the highest image alignment among the settings that keep {found['kept']:.0%} of the",
-        "untouched model's text alignment; where none does, the one that keeps most. Every",
-        f"search above has the density of `cones`. Fixed: {fixed}.",
-        "",
-        *markdown(["method", "setting", *(SHOWN[n] for n in found["weighed"]), ""], rows),
     ]
 
 

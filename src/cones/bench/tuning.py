@@ -17,11 +17,13 @@ from cones.bench.evaluate import Evaluation
 from cones.bench.plan import UNTOUCHED, Plan
 from cones.bench.scores import Encoders
 from cones.errors import SearchError
+from cones.methods import SEVERAL
 
 GRID: dict[str, dict[str, tuple[float, ...]]] = {
     "cones": {"density": (0.0025, 0.005, 0.0132, 0.0454)},
     "cones-scenes": {"density": (0.0025, 0.005, 0.0132)},
     "custom-diffusion": {"rate": (3e-4, 1e-3, 3e-3), "sizes": (True, False)},
+    "custom-diffusion-merged": {"rate": (3e-4, 1e-3)},
     "dreambooth": {"rate": (3e-5, 1e-4, 3e-4)},
     "lora": {"rate": (1e-3, 3e-3, 1e-2)},
     "shira": {"rate": (1e-3, 3e-3, 1e-2)},
@@ -29,6 +31,25 @@ GRID: dict[str, dict[str, tuple[float, ...]]] = {
 }
 WEIGHED = ("image_alignment", "text_alignment")
 KEPT = 0.9  # share of the untouched model's text alignment
+
+
+def grid_for(
+    groups: Sequence[Sequence[str]], methods: Sequence[str] | None = None
+) -> dict[str, dict[str, tuple[float, ...]]]:
+    """Give the grid of ``methods``, or of all; subjects learnt alone leave nothing to merge.
+
+    Raises:
+        SearchError: None of the methods has a grid for these groups.
+    """
+    alone = all(len(group) == 1 for group in groups)
+    known = [name for name in GRID if not (alone and name in SEVERAL)]
+    grid = {name: GRID[name] for name in methods or known if name in known}
+    if not grid:
+        raise SearchError(
+            f"found {', '.join(methods or ())} to tune; expected some of {', '.join(known)}; "
+            "choose among these, or join subjects by + for methods that merge them"
+        )
+    return grid
 
 
 def tuning_figures(

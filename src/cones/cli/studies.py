@@ -46,15 +46,15 @@ def tuning(
     """Choose the rates of the rival methods on tuning subjects, and publish the grid.
 
     Steps and whatever else is fixed come from the preset and --change; the prompts are none of
-    those that methods are compared on.
+    those that methods are compared on. Subjects joined by + are learnt together.
 
     **Example:**  cones bench tuning --method lora -o out/tuning.json
     """
     from cones.bench.plan import TUNING_PROMPTS
-    from cones.bench.tuning import GRID, tuning_figures
+    from cones.bench.tuning import grid_for, tuning_figures
 
-    grid = {name: GRID[name] for name in method or GRID if name in GRID}
     asked = evaluate.plan_of(preset, None, subject, seeds, images, change or [], more or [])
+    grid = grid_for(asked.groups, method)
     plan = replace(asked, prompts=TUNING_PROMPTS)
 
     def measure(pipeline: Any, encoders: Any, notify: Any) -> dict[str, Any]:
