@@ -87,6 +87,30 @@ def test_merging_is_tuned_on_subjects_learnt_together_only():
         grid_for([["a"]], [merged])
 
 
+def test_merging_joins_what_was_learnt_with_its_own_settings(photos, tmp_path, sd1, fresh):
+    merged = "custom-diffusion-merged"
+
+    def learnt(rate):
+        brief = {"steps": 1, "batch": 1, "pool": 1}
+        changes = {"custom-diffusion": {**brief, "rate": 1e-2}, merged: {**brief, "rate": rate}}
+        asked = plan(methods=(merged,), changes=changes)
+        evaluation = Evaluation(fresh(sd1), photos, asked, tmp_path / "w")
+        (cell,) = evaluation.cells
+        weights = evaluation.fits.of(cell).weights
+        fits = [path.parent.name for path in (tmp_path / "w" / "fits").glob("*/fit.json")]
+        return weights, sorted(name.rsplit("-", 2)[0] for name in fits)
+
+    joined, fits = learnt(1e-2)  # of what Custom Diffusion learns anyway
+    assert fits == [
+        "custom-diffusion-merged-tom+rex",
+        "custom-diffusion-rex",
+        "custom-diffusion-tom",
+    ]
+    own, fits = learnt(1e-3)
+    assert fits.count("custom-diffusion-merged-tom") == 1
+    assert not any(own[name].equal(weight) for name, weight in joined.items())
+
+
 def test_a_grid_is_published_whole_and_resumed(photos, tmp_path, sd1, fresh):
     asked = plan(groups=(("tom",),))
     grid = {"dreambooth": {"rate": (1e-3, 1e-2)}, "cones": {"density": (0.05, 0.3)}}

@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ class Fits:
         """Fit the method of a cell; what says that it is done is written last."""
         shutil.rmtree(home / "learnt", ignore_errors=True)
         method = self.method(cell.method)
-        alone = _alone(cell, method)
+        alone = self._alone(cell, method)
         more = {"parts": [self.of(part) for part in alone]} if alone else {}
         started = time.monotonic()
         learnt = method.fit(
@@ -91,6 +91,21 @@ class Fits:
         size = learnt.save(home / "learnt")
         density = {"density": learnt.density} if isinstance(learnt, Shut) else {}
         write_json(home / "fit.json", {"seconds": round(seconds, 1), "bytes": size, **density})
+
+    def _alone(self, cell: Cell, method: Any) -> list[Cell]:
+        """List the cells of single subjects whose results a method joins.
+
+        They are those of the method that it names where that learns with the same settings, so
+        that nothing is learnt twice; otherwise its own.
+        """
+        joins = getattr(method, "joins", None)
+        if joins is None or len(cell.group) == 1:
+            return []
+        other = self.method(joins)
+        shared = [each.name for each in fields(other)]
+        same = all(getattr(other, name) == getattr(method, name) for name in shared)
+        pairs = zip(cell.group, cell.words, strict=True)
+        return [Cell(joins if same else cell.method, (p,), (w,), cell.seed) for p, w in pairs]
 
     def told(self, cell: Cell) -> dict[str, Any]:
         """Say what a fit took: ``seconds``, ``bytes``, of Cones ``density``; empty before it."""
@@ -133,15 +148,6 @@ class Fits:
 def prior_shown(settings: Settings) -> dict[str, Any]:
     """Give the settings that prior pictures depend on."""
     return {name: each for name, each in asdict(settings).items() if name.startswith("prior_")}
-
-
-def _alone(cell: Cell, method: Any) -> list[Cell]:
-    """List the cells of single subjects whose results a method joins."""
-    joins = getattr(method, "joins", None)
-    if joins is None or len(cell.group) == 1:
-        return []
-    pairs = zip(cell.group, cell.words, strict=True)
-    return [Cell(joins, (photos,), (word,), cell.seed) for photos, word in pairs]
 
 
 def _family(name: str) -> str:

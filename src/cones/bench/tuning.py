@@ -23,7 +23,7 @@ GRID: dict[str, dict[str, tuple[float, ...]]] = {
     "cones": {"density": (0.0025, 0.005, 0.0132, 0.0454)},
     "cones-scenes": {"density": (0.0025, 0.005, 0.0132)},
     "custom-diffusion": {"rate": (3e-4, 1e-3, 3e-3), "sizes": (True, False)},
-    "custom-diffusion-merged": {"rate": (3e-4, 1e-3)},
+    "custom-diffusion-merged": {"rate": (1e-4, 3e-4, 1e-3)},
     "dreambooth": {"rate": (3e-5, 1e-4, 3e-4)},
     "lora": {"rate": (1e-3, 3e-3, 1e-2)},
     "shira": {"rate": (1e-3, 3e-3, 1e-2)},
