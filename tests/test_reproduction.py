@@ -143,6 +143,7 @@ def test_measured_and_reported_stand_side_by_side():
     assert "| `lora` | rate 0.5 | 0.500 | 0.000 | chosen |" in lines
     assert "| `lora` | rate 0.25 | 0.250 | 0.000 |  |" in lines
     assert "| `untouched` |  | 0.125 | 1.000 |  |" in lines
+    assert "untouched model's text alignment; where none does, the one that keeps most." in lines
     assert "Fixed: lora steps 7." in lines
     assert "### Several subjects" not in lines
     several = {"tuning_several": {**results["tuning"], "plan": {"groups": [["x", "y_z"]]}}}
