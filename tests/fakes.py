@@ -1,132 +1,157 @@
-"""Losses with known answers, cheap enough to differentiate a thousand times; random concepts."""
+"""Tiny random pipelines with the structure of the real ones: 32 px, two U-Net blocks.
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+Widths are reduced, names are not. Every call gives a copy of its own, so tests may change it.
+"""
+
+import copy
+from functools import cache
 
 import torch
-from torch import Tensor
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
-from cones.backbones import backbone_for
-from cones.base_check import BaseCheck
-from cones.concept import Concept, Member
-from cones.mask import ConceptMask
+SIZE = 32
+WIDTH = 32
+LENGTH = 16
+NOUNS = ("cat", "dog", "jar", "teapot", "cup")
+_OTHERS = (
+    "a",
+    "an",
+    "photo",
+    "of",
+    "on",
+    "in",
+    "the",
+    "and",
+    "next",
+    "to",
+    "grass",
+    "snow",
+    "room",
+)
+WORDS = (*NOUNS, *_OTHERS, "sks", "ktn", "red", "blue")
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 
 
-class Quadratic:
-    """``sum of curvature * (w - target)^2 / 2``: its gradient is ``curvature * (w - target)``.
+def tiny_pipeline(
+    seed: int = 0, *, xl: bool = False, prediction: str = "epsilon"
+) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+    """Build a random Stable Diffusion pipeline of 32 px, or one of XL's structure."""
+    built = _built(seed, xl, prediction)
+    parts = {name: copy.deepcopy(part) for name, part in built.components.items()}
+    if xl:
+        return StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    return StableDiffusionPipeline(**parts, requires_safety_checker=False)
 
-    With ``noise`` each step has its own target, drawn from the step alone.
-    """
 
-    def __init__(
-        self, target: Mapping[str, Tensor], *, curvature: float = 1.0, noise: float = 0.0
-    ) -> None:
-        self.target = dict(target)
-        self.curvature = curvature
-        self.noise = noise
-        self.asked: list[int] = []
+def tiny_pixels(count: int = 3, *, seed: int = 0, size: int = SIZE) -> torch.Tensor:
+    """Draw random pictures, RGB in [0, 1]."""
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
-    def __call__(self, step: int) -> Callable[[Mapping[str, Tensor]], Tensor]:
-        """Return the loss of ``step``."""
-        self.asked.append(step)
-        target = self.targets(step)
 
-        def loss(weights: Mapping[str, Tensor]) -> Tensor:
-            parts = [(w - target[n]).double().square().sum() for n, w in weights.items()]
-            return self.curvature / 2 * torch.stack(parts).sum()
+def tiny_tokenizer(*, length: int = LENGTH) -> CLIPTokenizer:
+    """Build a CLIP tokenizer in which every word of ``WORDS`` is one token."""
+    letters = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
+    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters)]
+    merges = []
+    for word in WORDS:
+        parts = [*word[:-1], f"{word[-1]}</w>"]
+        while len(parts) > 1:
+            merges.append((parts[0], parts[1]))
+            parts = [parts[0] + parts[1], *parts[2:]]
+            vocabulary.append(parts[0])
+    entries = [*dict.fromkeys(vocabulary), BOS, EOS]
+    vocab = {entry: index for index, entry in enumerate(entries)}
+    merges = list(dict.fromkeys(merges))
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length)
 
-        return loss
 
-    def targets(self, step: int) -> dict[str, Tensor]:
-        """Return where the loss of ``step`` is 0."""
-        generator = torch.Generator().manual_seed(step)
-        return {
-            name: t + self.noise * torch.randn(t.shape, generator=generator).to(t)
-            for name, t in self.target.items()
+@cache
+def _built(
+    seed: int, xl: bool, prediction: str
+) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = tiny_tokenizer()
+        parts = {
+            "vae": _vae(),
+            "text_encoder": _encoder(tokenizer),
+            "tokenizer": tokenizer,
+            "unet": _unet(xl),
+            "scheduler": _scheduler(prediction),
+            "feature_extractor": None,
         }
+        if xl:
+            second = {"text_encoder_2": _encoder(tokenizer, projected=True)}
+            return StableDiffusionXLPipeline(**parts, **second, tokenizer_2=tiny_tokenizer())
+        return StableDiffusionPipeline(**parts, safety_checker=None, requires_safety_checker=False)
 
 
-class TwoLayers:
-    """Squared error of ``tanh(x a^T) b^T`` on inputs drawn from the step: curved and coupled."""
-
-    shapes = {"net.a.to_k.weight": (6, 4), "net.b.to_v.weight": (3, 6)}
-
-    def weights(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-        """Draw the weights to search."""
-        generator = torch.Generator().manual_seed(7)
-        return {n: torch.randn(s, generator=generator).to(dtype) for n, s in self.shapes.items()}
-
-    def __call__(self, step: int) -> Callable[[Mapping[str, Tensor]], Tensor]:
-        """Return the loss of ``step``."""
-        generator = torch.Generator().manual_seed(1000 + step)
-        x = torch.randn(16, 4, generator=generator)
-        y = x[:, :3].roll(1, 1)
-
-        def loss(weights: Mapping[str, Tensor]) -> Tensor:
-            a, b = weights.values()
-            return (torch.tanh(x.to(a) @ a.T) @ b.T - y.to(a)).square().mean()
-
-        return loss
+def _vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(4, 4, 4),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        norm_num_groups=2,
+        latent_channels=4,
+        sample_size=SIZE,
+        scaling_factor=0.5,
+    ).eval()
 
 
-class Pairs:
-    """``sum of scale * (w0 + w1 - 1)^2 / 2`` over the rows: one of each pair should be shut.
-
-    At ``w = 1`` every weight asks to be shut with ``scale``; shutting both of a pair is no gain.
-    """
-
-    def __init__(self, scale: Tensor) -> None:
-        self.scale = scale
-
-    def __call__(self, step: int) -> Callable[[Mapping[str, Tensor]], Tensor]:
-        """Return the loss, the same at every step."""
-        return lambda weights: (self.scale * (weights["w"].sum(1) - 1).square()).sum() / 2
-
-
-def random_weights(
-    *shapes: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float32
-) -> dict[str, Tensor]:
-    """Draw normal weights named ``w0``, ``w1``, ..."""
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        f"w{i}": torch.randn(shape, generator=generator).to(dtype)
-        for i, shape in enumerate(shapes)
-    }
-
-
-class Colours:
-    """An encoder whose vectors are mean colours; those of texts depend on their length."""
-
-    def images(self, pixels: Tensor) -> Tensor:
-        """Average over each picture."""
-        return pixels.mean((2, 3))
-
-    def texts(self, prompts: Sequence[str]) -> Tensor:
-        """Count letters."""
-        return torch.tensor([[1.0, len(prompt) % 3, len(prompt) % 5] for prompt in prompts])
-
-
-def make_concept(
-    pipeline: Any, identifier: str = "V*", noun: str = "cat", *, seed: int = 1, scope: str = "both"
-) -> Concept:
-    """Draw two nested random masks of a tenth and a third of the weights."""
-    draw = torch.Generator().manual_seed(seed)
-    live = backbone_for(pipeline).weights(scope)
-    noise = {n: torch.rand(w.shape, generator=draw) for n, w in live.items()}
-    levels = tuple(
-        ConceptMask.where({n: x < share for n, x in noise.items()}) for share in (0.1, 0.3)
+def _encoder(tokenizer: CLIPTokenizer, *, projected: bool = False) -> CLIPTextModel:
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+        projection_dim=WIDTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=2,  # what the files of Stable Diffusion say
+        pad_token_id=tokenizer.pad_token_id,
     )
-    part = {"subject": 0.5, "prior": 0.0, "loss": 0.5}
-    return Concept(
-        levels=levels,
-        level=1,
-        members=(Member(identifier, noun, {"text_encoder": torch.randn(1, 32, generator=draw)}),),
-        base=BaseCheck.of(live, "tiny"),
-        certificate={
-            "untouched": part,
-            "shut": part | {"subject": 0.25},
-            "random": part | {"subject": 0.75},
-            "curve": [part | {"subject": 0.375}, part | {"subject": 0.25}],
-            "raises_loss": False,
-        },
+    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
+
+
+def _unet(xl: bool) -> UNet2DConditionModel:
+    extra = {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + WIDTH,
+        "use_linear_projection": True,
+    }
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        layers_per_block=1,
+        cross_attention_dim=2 * WIDTH if xl else WIDTH,
+        attention_head_dim=2,
+        norm_num_groups=4,
+        **(extra if xl else {}),
+    ).eval()
+
+
+def _scheduler(prediction: str) -> DPMSolverMultistepScheduler:
+    return DPMSolverMultistepScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        prediction_type=prediction,
     )

@@ -1,1 +1,0 @@
-"""Measured figures, each as a function that returns a dictionary (``cones bench``)."""

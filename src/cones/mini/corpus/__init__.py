@@ -1,1 +1,0 @@
-"""Build the corpus that the built-in model is trained on: ``python -m cones.mini.corpus DIR``."""
