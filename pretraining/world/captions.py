@@ -6,7 +6,7 @@ knows about pixels.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -37,20 +37,16 @@ TEMPLATES = ("a photo of {}", "a picture of {}", "{}", "{}")
 PLURAL = ("sunglasses",)
 
 
-@runtime_checkable
-class Labelled(Protocol):
-    """What a caption may say of one thing."""
+@dataclass(frozen=True)
+class Labels:
+    """What is known of one thing; captions say some of it, never its `kind`."""
 
-    @property
-    def noun(self) -> str: ...
-    @property
-    def main(self) -> str: ...
-    @property
-    def second(self) -> str: ...
-    @property
-    def pattern(self) -> str: ...
-    @property
-    def name(self) -> str | None: ...
+    noun: str
+    main: str
+    second: str
+    pattern: str
+    kind: str
+    name: str | None
 
 
 def phrase(
@@ -65,7 +61,7 @@ def phrase(
 
     A pattern without a word of its own (`PATTERNS`) is left unsaid. `name` may be an identifier.
     """
-    colours = " and ".join(colour for colour in (main, second) if colour)
+    colours = " and ".join(dict.fromkeys(colour for colour in (main, second) if colour))
     words = " ".join(word for word in (PATTERNS.get(pattern or ""), name, colours, noun) if word)
     if noun in PLURAL:
         return words
@@ -101,7 +97,7 @@ def prompt(
     return sentence([thing], place=place, light=light)
 
 
-def say(thing: Labelled, rng: np.random.Generator) -> str:
+def say(thing: Labels, rng: np.random.Generator) -> str:
     """Draw how much of one thing is said.
 
     Unnamed: noun 35 %, colour 30 %, both colours 20 %, pattern too 15 % (if it has a word).
@@ -120,7 +116,7 @@ def say(thing: Labelled, rng: np.random.Generator) -> str:
 
 
 def caption(
-    things: Sequence[Labelled],
+    things: Sequence[Labels],
     rng: np.random.Generator,
     *,
     relation: str,

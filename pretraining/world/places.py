@@ -68,8 +68,7 @@ class _Brush:
             grid = self.rng.random((cells, max(2, cells // wide)), dtype=np.float32)
             layer = Image.fromarray(grid).resize((columns, rows), Image.Resampling.BICUBIC)
             total += np.asarray(layer) / 1.7**octave
-        total -= total.min()
-        return total / total.max()
+        return (total - np.min(total)) / np.ptp(total)
 
     def grain(self) -> Grid:
         return self.rng.random((self.size, self.size)) - 0.5
@@ -93,7 +92,8 @@ class _Brush:
 
     def hills(self, canvas: Canvas, horizon: float, colour: Colour, height: float) -> Canvas:
         waves = [(k + 1, self.between(0.5, 1.5), self.between(0, 6)) for k in range(4)]
-        line = sum(np.sin(self.x[0] * 2 * np.pi * k * f + phase) / k for k, f, phase in waves)
+        across = self.x[0] * 2 * np.pi
+        line = np.sum([np.sin(across * k * f + start) / k for k, f, start in waves], axis=0)
         top = horizon - height * (line - line.min()) / np.ptp(line) - 0.008
         body = np.array(colour) + 18 * (self.noise(6) - 0.5)[..., None]
         return _over(canvas, (self.y > top) & (self.y < horizon), body)
@@ -105,7 +105,7 @@ def _over(canvas: Canvas, where: Bool[np.ndarray, "h w"], paint: Canvas | Colour
 
 def _tint(colour: Colour, *changes: Grid) -> Canvas:
     """A colour changed by grey levels."""
-    return np.array(colour, float) + sum(changes)[..., None]
+    return np.array(colour, float) + np.sum(changes, axis=0)[..., None]
 
 
 Painted = tuple[Canvas, float, float]
@@ -258,7 +258,7 @@ def _night(b: _Brush, number: int) -> Painted:
         canvas = canvas + np.array((40, 40, 34)) * np.exp(-((moon / 0.16) ** 2))[..., None]
         canvas = _over(canvas, moon < b.between(0.03, 0.06), (240, 236, 214))
     canvas = b.hills(canvas, h, (10, 13, 24), b.between(0.06, 0.17))
-    soil = b.one(((26, 36, 36), (34, 34, 44), (24, 34, 50)))
+    soil = b.one(((42, 54, 54), (50, 50, 62), (40, 52, 70)))
     ground = _tint(soil, 18 * (b.floor(h, 7) - 0.5), 8 * b.nearness(h))
     return _over(canvas, b.y >= h, ground), h, h + 0.11
 

@@ -66,7 +66,7 @@ def _jobs(
     each: int,
     *,
     start: int = 0,
-    **settings: Any,
+    **settings: str | int,
 ) -> list[Job]:
     """Cut numbers into parts."""
     jobs: list[Job] = []
@@ -84,7 +84,7 @@ def _look_part(first: int, count: int, seed: int) -> Part:
         look = draw_look(number, seed=seed)
         view = photograph(look, np.random.default_rng((seed, 1, number)))
         shots.append((number, look, view))
-    return _packed(shots)
+    return packed(shots)
 
 
 def _named_part(first: int, count: int, seed: int) -> Part:
@@ -94,10 +94,10 @@ def _named_part(first: int, count: int, seed: int) -> Part:
         look = named_look(number // NAMED_VIEWS)
         view = photograph(look, np.random.default_rng((seed, 2, number)))
         shots.append((number, look, view))
-    return _packed(shots)
+    return packed(shots)
 
 
-def _packed(shots: Sequence[tuple[int, Look, View]]) -> Part:
+def packed(shots: Sequence[tuple[int, Look, View]]) -> Part:
     """Put cropped views into one array, each in its upper left corner."""
     array = np.zeros((len(shots), LOOK_SIZE, LOOK_SIZE, 4), np.uint8)
     rows = []

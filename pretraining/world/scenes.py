@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from pretraining.world.captions import LIGHTS, PLACES, caption
+from pretraining.world.captions import LIGHTS, PLACES, Labels, caption
 from pretraining.world.places import Place, paint
 from pretraining.world.stores import LookStore
 
@@ -49,8 +49,11 @@ MOONLIGHT = (0.86, 0.88, 0.98)
 
 @dataclass(frozen=True)
 class Spot:
-    """Where a thing stands: the row of its look, and in fractions of the picture its middle,
-    its lower edge and its long side; `rank` orders painting, larger is nearer."""
+    """Where a thing stands.
+
+    `look` is a row of the store; middle, lower edge and long side are fractions of the picture;
+    things are painted in the order of `rank`.
+    """
 
     look: int
     x: float
@@ -75,15 +78,9 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Thing:
+class Thing(Labels):
     """A thing in a picture; box (x0, y0, x1, y1) and mask cover what is visible of it."""
 
-    noun: str
-    main: str
-    second: str
-    pattern: str
-    kind: str
-    name: str | None
     box: tuple[int, int, int, int]
     mask: Bool[np.ndarray, "h w"]
 
@@ -125,7 +122,7 @@ def plan(number: int, looks: LookStore, *, seed: int = 0, held_out: bool = False
     pools = [(looks.named if named else looks.unnamed)[noun] for noun in nouns]
     rows = [pool[rng.integers(len(pool))] for pool in pools]
     backdrop = int(rng.integers(BACKDROPS))
-    ground = max(0.72, _backdrop(place, backdrop, seed, 16).ground)
+    ground = ground_of(place, backdrop, seed)
     spots = _arrange(rng, relation, rows, [looks.rows[row] for row in rows], ground)
     light = None
     if place != "night" and rng.random() < 0.1:
@@ -150,6 +147,22 @@ def _cast(rng: np.random.Generator) -> tuple[str | None, list[str]]:
     return relation, nouns
 
 
+def ground_of(place: str, backdrop: int, seed: int) -> float:
+    """Return the highest a thing may stand; a tiny painting has the same ground as a large one."""
+    return max(0.72, _backdrop(place, backdrop, seed, 16).ground)
+
+
+def stand_alone(
+    rng: np.random.Generator, row: int, look: Mapping[str, Any], ground: float
+) -> Spot:
+    """Stand one thing, large and near the middle."""
+    width, height = np.array(look["size"][::-1], float) / max(look["size"])
+    long = rng.uniform(0.55, 0.85)
+    foot = rng.uniform(max(ground, long * height + 0.03), 0.96)
+    x = 0.5 + rng.uniform(-1, 1) * min((0.96 - long * width) / 2, 0.14)
+    return Spot(row, float(x), foot, long, foot, bool(rng.random() < 0.5))
+
+
 def _arrange(
     rng: np.random.Generator,
     relation: str | None,
@@ -158,15 +171,11 @@ def _arrange(
     ground: float,
 ) -> tuple[Spot, ...]:
     """Choose sizes and positions, in the order of the caption."""
-    sides = np.array([look["size"] for look in looks], float)[:, ::-1]  # width, height
+    if len(rows) == 1:
+        return (stand_alone(rng, rows[0], looks[0], ground),)
+    sides = np.array([look["size"][::-1] for look in looks], float)  # width, height
     shapes = sides / sides.max(axis=1, keepdims=True)
     flips = [bool(flip) for flip in rng.random(len(rows)) < 0.5]
-    if len(rows) == 1:
-        long = rng.uniform(0.55, 0.85)
-        foot = rng.uniform(max(ground, long * shapes[0, 1] + 0.03), 0.96)
-        free = max(0.0, 1 - long * shapes[0, 0] - 0.04) / 2
-        x = 0.5 + rng.uniform(-1, 1) * min(free, 0.14)
-        return (Spot(rows[0], x, foot, long, foot, flips[0]),)
     real = np.array([SIZES[look["noun"]] for look in looks], float) ** 0.5
     shapes = shapes * (real / real.max())[:, None]
     if relation == "on":
@@ -280,7 +289,7 @@ def _cast_shadow(
 ) -> None:
     """Darken the ground below a sprite: firmly where it touches, faintly below all of it."""
     width, height = sprite.size
-    foot = np.asarray(sprite.getchannel("A"))[-max(1, height // 7) :].any(axis=0).nonzero()[0]
+    foot = np.flatnonzero(np.asarray(sprite.getchannel("A"))[-max(1, height // 7) :].any(axis=0))
     left, right = (int(foot[0]), int(foot[-1]) + 1) if len(foot) else (0, width)
     for x0, x1, amount in ((left, right, strength + 0.2), (0, width, strength * 0.6)):
         grow = 0.16 * (x1 - x0) + 2
@@ -299,7 +308,7 @@ def _toned(image: Image.Image, tone: tuple[float, float, float]) -> Image.Image:
 
 def _box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
     """Bound a mask; an empty one has the box (0, 0, 0, 0)."""
-    ys, xs = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(ys):
         return (0, 0, 0, 0)
     return (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1)

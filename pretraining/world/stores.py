@@ -7,26 +7,16 @@ last, so a part exists once its json does. Writing is in `production`.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from pretraining.world.captions import Labels
+
 LOOK_SIZE = 104
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What is known of one thing."""
-
-    noun: str
-    main: str
-    second: str
-    pattern: str
-    kind: str
-    name: str | None
 
 
 def read_parts(folder: Path, stem: str) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
@@ -82,7 +72,7 @@ class LookStore:
 
 
 class PictureStore:
-    """Composed pictures; `rows[i]` has number, caption, place, light, relation, held_out, things."""
+    """Composed pictures, and in `rows` the caption, place, light, relation and things of each."""
 
     def __init__(self, arrays: Sequence[np.ndarray], rows: Sequence[dict[str, Any]]) -> None:
         """Take arrays of n x h x w x 3 and one row an entry."""
@@ -94,6 +84,7 @@ class PictureStore:
         return cls(*read_parts(folder, "pictures"))
 
     def __len__(self) -> int:
+        """Count the pictures."""
         return len(self.rows)
 
     def pixels(self, indices: Sequence[int]) -> UInt8[np.ndarray, "n h w 3"]:
