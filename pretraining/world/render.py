@@ -1,45 +1,29 @@
 """A sphere tracer for toys: solids with paints to a cropped picture with transparency.
 
-A coarse pass finds the toy's frame and where each ray may start; a fine pass with two rays a
-pixel side finds the surface; ambient occlusion and soft self shadow are worked out once a pixel.
-Same parts, same view: same bits. It draws no ground and no background.
+Rays are parallel, so each part is traced alone, only where its bounds can be seen, and the
+nearest part wins. Two rays a pixel side find the surface; ambient occlusion and soft self shadow
+are worked out once a pixel. Same parts, same view: same bits. No ground and no background.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
 from pretraining.world.colours import Paint
-from pretraining.world.solids import Points, Solid, Triple, turn, vector
+from pretraining.world.solids import Column, Points, Solid, Triple, turn, vector
 
 torch.set_flush_denormal(True)  # numbers near 0 else slow some processors a hundredfold
 
 Part = tuple[Solid, Paint]
-
-_HALF, _CENTRE, _NEAR, _FAR = 1.5, (0.0, 1.0, 0.0), 1.0, 5.0
-_COARSE = 36
-_TOUCH = 0.005
+_TOUCH, _ROUNDS = 0.005, 6
 
 
-@dataclass(frozen=True)
-class _Camera:
-    """Parallel rays: `matrix` turns toy space to camera space, `ray` points away from it."""
-
-    matrix: Float[Tensor, "3 3"]
-    ray: Float[Tensor, "3 1"]
-
-    def origins(self, xs: Tensor, ys: Tensor) -> Points:
-        """Return ray origins for camera coordinates `xs` (columns) and `ys` (rows)."""
-        y, x = torch.meshgrid(ys, xs, indexing="ij")
-        flat = torch.stack([x.flatten(), y.flatten(), torch.full((x.numel(),), 3.0)])
-        return self.matrix.T @ flat + vector(_CENTRE)
-
-
+@torch.inference_mode()
 def render(
     parts: Sequence[Part],
     *,
@@ -59,105 +43,100 @@ def render(
         size: long side in pixels.
         tint: factor on red, green and blue.
     """
-    matrix = turn("x", pitch) @ turn("y", yaw)
-    camera = _Camera(matrix, matrix.T @ vector((0, 0, -1)))
-
-    def scene(p: Points) -> Tensor:
-        return torch.stack([solid(p) for solid, _ in parts]).amin(0)
-
-    first = _coarse(scene, camera)
-    xs, ys, start = _frame(first, 2 * size)
-    origins = camera.origins(xs, ys)
-    depth = _trace(scene, origins, camera.ray, start)
-    hit = depth.isfinite().nonzero()[:, 0]
-    p = origins[:, hit] + depth[hit] * camera.ray
-    width = len(xs)
-    rgb = _shade(parts, scene, p, (hit // width // 2) * width + hit % width // 2, camera, light)
-    image = torch.zeros(len(origins[0]), 4)
-    image[hit, :3] = (rgb * torch.tensor(tint)).clamp(0, 1) ** (1 / 1.15)
-    image[hit, 3] = 1
-    return _shrink(image.reshape(len(ys), width, 4), size)
+    axes = turn("x", pitch) @ turn("y", yaw)
+    depth, owner, start = _trace_all([solid for solid, _ in parts], axes, 2 * size)
+    seen = owner >= 0
+    row, column = seen.nonzero(as_tuple=True)
+    p = start[:, seen] + axes[2][:, None] * depth[seen]
+    pixel = row // 2 * len(seen[0]) + column // 2
+    towards = axes.T @ vector(light)
+    rgb = _shade(parts, p, owner[seen], pixel, towards / towards.norm(), axes[2][:, None])
+    image = torch.zeros(*seen.shape, 4)
+    image[seen, :3] = (rgb * torch.tensor(tint)).clamp(0, 1) ** (1 / 1.15)
+    image[seen, 3] = 1
+    return _shrink(image, size)
 
 
-def _coarse(scene: Solid, camera: _Camera) -> Float[Tensor, "m m"]:
-    """Return the depth at which each coarse ray comes near the toy; infinite where it never does."""
-    cell = 2 * _HALF / _COARSE
-    at = (torch.arange(_COARSE) + 0.5) * cell - _HALF
-    origins = camera.origins(at, -at)
-    depth = torch.full((_COARSE**2,), _NEAR)
-    first = torch.full_like(depth, torch.inf)
-    active = torch.arange(len(depth))
-    while len(active):
-        gap = scene(origins[:, active] + depth[active] * camera.ray)
-        near = gap < 0.75 * cell
-        first[active[near]] = depth[active[near]]
-        active = active[~near]
-        depth[active] += gap[~near].clamp_min(0.25 * cell)
-        active = active[depth[active] < _FAR]
-    return first.reshape(_COARSE, _COARSE)
+def _trace_all(
+    solids: Sequence[Solid], axes: Float[Tensor, "3 3"], rays: int
+) -> tuple[Float[Tensor, "h w"], Int[Tensor, "h w"], Float[Tensor, "3 h w"]]:
+    """Return for every ray how near its surface is, whose it is (-1: none), and its origin.
+
+    The rows of `axes` point right, up and towards the camera; the toy fills `rays` rays.
+    """
+    # How far each part reaches right, up, near, left, down and far.
+    reach = np.stack([solid.support(torch.cat([axes, -axes]).T) for solid in solids]).astype(float)
+    right, up, _, left, down, _ = reach.max(0)
+    step = max(right + left, up + down) / rays
+    x = torch.arange(math.ceil((right + left) / step)) * step + (step / 2 - left)
+    y = (up - step / 2) - torch.arange(math.ceil((up + down) / step)) * step
+    start = axes[0][:, None, None] * x + axes[1][:, None, None] * y[:, None]
+    depth = torch.full(start.shape[1:], -torch.inf)
+    owner = torch.full(start.shape[1:], -1)
+    for i, solid in enumerate(solids):
+        window = (
+            slice(int((up - reach[i, 1]) / step), math.ceil((up + reach[i, 4]) / step)),
+            slice(int((left - reach[i, 3]) / step), math.ceil((left + reach[i, 0]) / step)),
+        )
+        origins = start[:, window[0], window[1]]
+        near, far = float(reach[i, 2]), -float(reach[i, 5])
+        found = _trace(solid, origins.flatten(1), axes[2][:, None], near, far)
+        found = found.reshape(origins.shape[1:])
+        nearer = found > depth[window]
+        depth[window] = torch.where(nearer, found, depth[window])
+        owner[window] = torch.where(nearer, i, owner[window])
+    return depth, owner, start
 
 
-def _frame(first: Tensor, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the columns, rows and starting depths of about `pixels` fine rays on the long side."""
-    cell = 2 * _HALF / _COARSE
-    seen = first.isfinite()
-    rows, columns = seen.any(1).nonzero()[:, 0], seen.any(0).nonzero()[:, 0]
-    top, left = int(rows[0]), int(columns[0])
-    high, wide = int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left
-    step = max(high, wide) * cell / pixels
-    x = torch.arange(int(wide * cell / step) // 2 * 2) * step + step / 2
-    y = torch.arange(int(high * cell / step) // 2 * 2) * step + step / 2
-    start = first[(y / cell).long() + top][:, (x / cell).long() + left] - 0.75 * cell
-    return x + left * cell - _HALF, _HALF - top * cell - y, start.flatten().clamp_min(_NEAR)
-
-
-def _trace(scene: Solid, origins: Points, ray: Tensor, start: Tensor) -> Tensor:
-    """Return each ray's depth at the surface; infinite where it misses."""
-    depth = torch.full_like(start, torch.inf)
-    alive = start.isfinite().nonzero()[:, 0]
-    p, t = origins[:, alive] + start[alive] * ray, start[alive]
-    for _ in range(40):
-        gap = scene(p)
-        t = t + gap * 0.9
-        p = p + (gap * 0.9) * ray
+def _trace(
+    solid: Solid, origins: Points, back: Column, near: float, far: float
+) -> Float[Tensor, " n"]:
+    """Return how near the surface is along `back` from each origin; minus infinity: a miss."""
+    depth = torch.full((origins.shape[1],), -torch.inf)
+    alive, z = torch.arange(len(depth)), torch.full_like(depth, near)
+    p = origins + near * back
+    for _ in range(_ROUNDS):
+        for _ in range(3):
+            gap = solid.distance(p)
+            z = z - gap
+            p = torch.addcmul(p, gap, back, value=-1)
         touched = gap < _TOUCH
-        depth[alive[touched]] = t[touched]
-        go = ~touched & (t < _FAR)
-        alive, p, t = alive[go], p[:, go], t[go]
-        if not len(alive):
+        depth[alive[touched]] = z[touched]
+        go = (~touched & (z > far)).nonzero()[:, 0]
+        if not len(go):
             break
+        alive, z, p = alive[go], z[go], p[:, go]
     return depth
 
 
 def _shade(
     parts: Sequence[Part],
-    scene: Solid,
     p: Points,
-    pixel: Tensor,
-    camera: _Camera,
-    light: Triple,
+    owner: Int[Tensor, " n"],
+    pixel: Int[Tensor, " n"],
+    towards: Column,
+    back: Column,
 ) -> Float[Tensor, "n 3"]:
     """Return the colours of surface points; `pixel` says which points share a pixel."""
-    owner = torch.stack([solid(p) for solid, _ in parts]).argmin(0)
     normal, colour = torch.zeros_like(p), torch.zeros(p.shape[1], 3)
     for i, (solid, paint) in enumerate(parts):
         mine = (owner == i).nonzero()[:, 0]
         if len(mine):
             normal[:, mine] = _normal(solid, p[:, mine])
             colour[mine] = paint(p[:, mine])
-    towards = camera.matrix.T @ vector(light)
-    towards = towards / towards.norm()
     count = p.shape[1]
     chosen = torch.full((int(pixel.max()) + 1,), count).scatter_reduce(
         0, pixel, torch.arange(count), "amin"
     )
     some = chosen[chosen < count]
     soft = torch.zeros(2, len(chosen))
-    soft[:, chosen < count] = _softness(scene, p[:, some], normal[:, some], towards)
+    soft[:, chosen < count] = _softness(
+        [solid for solid, _ in parts], p[:, some], normal[:, some], towards
+    )
     occlusion, shadow = soft[:, pixel]
     facing = (normal * towards).sum(0).clamp_min(0) * (0.35 + 0.65 * shadow)
     sky = 0.5 + 0.5 * normal[1]
-    halfway = towards - camera.ray
+    halfway = towards + back
     halfway = halfway / halfway.norm()
     gloss = (normal * halfway).sum(0).clamp_min(0) ** 30 * 0.25 * shadow
     return colour * ((0.30 + 0.22 * sky) * occlusion + 0.62 * facing)[:, None] + gloss[:, None]
@@ -167,20 +146,30 @@ def _normal(solid: Solid, p: Points) -> Points:
     """Return unit normals from four taps around each point."""
     taps = torch.tensor([[1.0, -1, -1, 1], [-1, -1, 1, 1], [-1, 1, -1, 1]])
     around = (p[:, None] + 0.006 * taps[:, :, None]).flatten(1)
-    normal = taps @ solid(around).reshape(4, -1)
+    normal = taps @ solid.distance(around).reshape(4, -1)
     return normal / normal.square().sum(0).sqrt().clamp_min(1e-6)
 
 
-def _softness(scene: Solid, p: Points, normal: Points, towards: Tensor) -> Tensor:
+def _softness(
+    solids: Sequence[Solid], p: Points, normal: Points, towards: Column
+) -> Float[Tensor, "2 n"]:
     """Return ambient occlusion and soft shadow, both 1 in the open."""
-    occlusion, shadow = torch.ones(p.shape[1]), torch.ones(p.shape[1])
-    for reach in (0.08, 0.2, 0.4):
-        occlusion = occlusion - 0.21 * (1 - scene(p + normal * reach) / reach).clamp(0, 1)
-    lifted, t = p + normal * 0.02, torch.full((p.shape[1],), 0.06)
-    for _ in range(7):
+
+    def scene(q: Points) -> Tensor:
+        gap = solids[0].distance(q)
+        for solid in solids[1:]:
+            gap = torch.minimum(gap, solid.distance(q))
+        return gap
+
+    reach = torch.tensor([0.08, 0.2, 0.4])[:, None]
+    gaps = scene((p[:, None] + normal[:, None] * reach).flatten(1)).reshape(3, -1)
+    occlusion = 1 - 0.21 * (1 - gaps / reach).clamp(0, 1).sum(0)
+    shadow = torch.ones_like(occlusion)
+    lifted, t = p + normal * 0.02, torch.full_like(shadow, 0.06)
+    for _ in range(5):
         gap = scene(lifted + t * towards)
         shadow = torch.minimum(shadow, (6 * gap / t).clamp(0, 1))
-        t = t + gap.clamp(0.05, 0.3)
+        t = t + gap.clamp(0.08, 0.35)
     return torch.stack([occlusion, shadow])
 
 

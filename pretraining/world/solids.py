@@ -1,24 +1,34 @@
-"""Solids as signed distances: primitives, and ways to join and cut them.
+"""Solids as signed distances with bounds: primitives, and ways to join and cut them.
 
-A solid is a function from points `(3, n)` to signed distances `(n,)`: negative inside, a lower
-bound of the true distance outside. Coordinates stay in the first dimension, so every operation
-runs over contiguous memory. Lengths are in toy units: a toy stands on y = 0 and is about 2 high;
-y points up and z towards the viewer.
+A solid's distance takes points `(3, n)` to `(n,)`: negative inside, a lower bound of the true
+distance outside. Its support gives how far it reaches in a direction, so that a renderer looks
+only where it can be. Coordinates are the first dimension, so operations run over contiguous
+memory. Lengths are in toy units: a toy stands on y = 0 and is about 2 high, y up, z to the front.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 Points = Float[Tensor, "3 n"]
-Solid = Callable[[Float[Tensor, "3 n"]], Float[Tensor, " n"]]
+Column = Float[Tensor, "3 1"]
 Triple = tuple[float, float, float]
 
 
-def vector(values: Sequence[float]) -> Float[Tensor, "3 1"]:
+@dataclass(frozen=True)
+class Solid:
+    """A signed distance, and the largest `direction . point` over the solid, by direction."""
+
+    distance: Callable[[Points], Float[Tensor, " n"]]
+    support: Callable[[Points], Float[Tensor, " n"]]
+
+
+def vector(values: Sequence[float]) -> Column:
     """Return three numbers as a column."""
     return torch.tensor(values, dtype=torch.float32)[:, None]
 
@@ -35,27 +45,37 @@ def turn(axis: str, degrees: float) -> Float[Tensor, "3 3"]:
     return torch.tensor(rows[axis], dtype=torch.float32)
 
 
-def _local(p: Points, centre: Tensor, turned: Tensor | None) -> Tensor:
-    q = p - centre
-    return q if turned is None else turned.T @ q
+def _placed(solid: Solid, centre: Triple, turned: Tensor | None) -> Solid:
+    """Turn a solid about the origin, then move it to `centre`."""
+    c = vector(centre)
+    if turned is None:
+        return Solid(lambda p: solid.distance(p - c), lambda d: (d * c).sum(0) + solid.support(d))
+    back = turned.T.contiguous()
+    return Solid(
+        lambda p: solid.distance(back @ (p - c)),
+        lambda d: (d * c).sum(0) + solid.support(back @ d),
+    )
 
 
 def sphere(centre: Triple, radius: float) -> Solid:
     """Return a ball."""
     c = vector(centre)
-    return lambda p: (p - c).square().sum(0).sqrt() - radius
+    return Solid(
+        lambda p: (p - c).square().sum(0).sqrt() - radius,
+        lambda d: (d * c).sum(0) + radius,
+    )
 
 
 def ellipsoid(centre: Triple, radii: Triple, turned: Tensor | None = None) -> Solid:
     """Return an ellipsoid; its distance is first order, exact at the surface."""
-    c, r = vector(centre), vector(radii)
+    r = vector(radii)
 
     def distance(p: Points) -> Tensor:
-        q = _local(p, c, turned) / r
+        q = p / r
         k = q.square().sum(0).sqrt()
         return k * (k - 1) / (q / r).square().sum(0).sqrt().clamp_min(1e-6)
 
-    return distance
+    return _placed(Solid(distance, lambda d: (d * r).square().sum(0).sqrt()), centre, turned)
 
 
 def capsule(start: Triple, end: Triple, radius: float, end_radius: float | None = None) -> Solid:
@@ -63,107 +83,104 @@ def capsule(start: Triple, end: Triple, radius: float, end_radius: float | None 
     a, b = vector(start), vector(end)
     axis = b - a
     along = axis / axis.square().sum()
-    taper = 0.0 if end_radius is None else end_radius - radius
+    last = radius if end_radius is None else end_radius
 
     def distance(p: Points) -> Tensor:
         q = p - a
         t = (q * along).sum(0).clamp(0, 1)
-        return (q - axis * t).square().sum(0).sqrt() - radius - taper * t
+        return (q - axis * t).square().sum(0).sqrt() - radius - (last - radius) * t
 
-    return distance
+    return Solid(distance, lambda d: torch.maximum((d * a).sum(0) + radius, (d * b).sum(0) + last))
 
 
 def box(centre: Triple, half: Triple, rounding: float, turned: Tensor | None = None) -> Solid:
     """Return a box with rounded edges; `half` are its half sides."""
-    c, h = vector(centre), vector(half) - rounding
+    h = vector(half)
 
     def distance(p: Points) -> Tensor:
-        q = _local(p, c, turned).abs() - h
+        q = p.abs() - (h - rounding)
         return q.clamp_min(0).square().sum(0).sqrt() + q.amax(0).clamp_max(0) - rounding
 
-    return distance
+    return _placed(Solid(distance, lambda d: (d.abs() * h).sum(0)), centre, turned)
 
 
 def cylinder(
     centre: Triple, radius: float, half: float, rounding: float, turned: Tensor | None = None
 ) -> Solid:
     """Return a cylinder about y with rounded edges; `half` is half its height."""
-    c = vector(centre)
 
     def distance(p: Points) -> Tensor:
-        x, y, z = _local(p, c, turned)
-        across = (x * x + z * z).sqrt() - (radius - rounding)
-        up = y.abs() - (half - rounding)
+        across = _across(p) - (radius - rounding)
+        up = p[1].abs() - (half - rounding)
         outside = (across.clamp_min(0).square() + up.clamp_min(0).square()).sqrt()
         return outside + torch.maximum(across, up).clamp_max(0) - rounding
 
-    return distance
+    solid = Solid(distance, lambda d: radius * _across(d) + half * d[1].abs())
+    return _placed(solid, centre, turned)
 
 
 def torus(centre: Triple, ring: float, radius: float, turned: Tensor | None = None) -> Solid:
     """Return a ring about y."""
-    c = vector(centre)
-
-    def distance(p: Points) -> Tensor:
-        x, y, z = _local(p, c, turned)
-        across = (x * x + z * z).sqrt() - ring
-        return (across * across + y * y).sqrt() - radius
-
-    return distance
+    solid = Solid(
+        lambda p: ((_across(p) - ring).square() + p[1].square()).sqrt() - radius,
+        lambda d: ring * _across(d) + radius,
+    )
+    return _placed(solid, centre, turned)
 
 
 def lathe(keys: Sequence[tuple[float, float]], pieces: int = 24) -> Solid:
-    """Return a solid of revolution about y through `(height, radius)` keys, eased between them."""
+    """Return a solid of revolution about y, smooth through `(height, radius)` keys."""
     bottom, top = keys[0][0], keys[-1][0]
-    heights = [bottom + (top - bottom) * i / pieces for i in range(pieces + 1)]
-    radii = torch.tensor([_eased(keys, y) for y in heights])
-    radii = torch.cat([radii, radii[-1:]])
-    steps, scale = radii.diff(), pieces / (top - bottom)
-    # A slope makes the horizontal gap overstate the distance by sqrt(1 + slope^2).
+    heights = torch.linspace(bottom, top, pieces + 1)
+    radii = torch.tensor(PchipInterpolator(*zip(*keys, strict=True))(heights.numpy())).float()
+    steps, scale = radii.diff(append=radii[-1:]), pieces / (top - bottom)
+    # A slope makes the level gap overstate the distance by sqrt(1 + slope^2).
     slack = 1 / math.sqrt(1 + (float(steps.abs().max()) * scale) ** 2)
 
     def distance(p: Points) -> Tensor:
-        x, y, z = p
-        inside = y.clamp(bottom, top)
+        inside = p[1].clamp(bottom, top)
         at = (inside - bottom) * scale
-        i = at.long().clamp_max(pieces)
-        gap = ((x * x + z * z).sqrt() - radii[i] - (at - i) * steps[i.clamp_max(pieces)]) * slack
-        up = (y - inside).abs()
-        edge = torch.maximum(bottom - y, y - top)
-        solid = torch.maximum(gap, edge)
-        return torch.where(up > 0, (gap.clamp_min(0).square() + up * up).sqrt(), solid)
+        i = at.long()
+        gap = (_across(p) - radii[i] - (at - i) * steps[i]) * slack
+        up = torch.maximum(bottom - p[1], p[1] - top)
+        outside = (gap.clamp_min(0).square() + up.square()).sqrt()
+        return torch.where(up > 0, outside, torch.maximum(gap, up))
 
-    return distance
+    def support(d: Points) -> Tensor:
+        return (heights[:, None] * d[1] + radii[:, None] * _across(d)).amax(0)
+
+    return Solid(distance, support)
 
 
-def _eased(keys: Sequence[tuple[float, float]], y: float) -> float:
-    """Interpolate half linearly, half by a smooth step, so that keys leave no kinks."""
-    for (y0, r0), (y1, r1) in zip(keys, keys[1:], strict=False):
-        if y <= y1 + 1e-9:
-            t = (y - y0) / (y1 - y0)
-            return r0 + (r1 - r0) * (t * t * (3 - 2 * t) + t) / 2
-    return keys[-1][1]
+def _across(p: Points) -> Float[Tensor, " n"]:
+    """Return the distance from the y axis."""
+    return (p[0].square() + p[2].square()).sqrt()
 
 
 def union(*solids: Solid, blend: float = 0.05) -> Solid:
     """Join solids; seams are rounded over a width of `blend`. Never above the smallest distance."""
 
     def distance(p: Points) -> Tensor:
-        d = solids[0](p)
+        d = solids[0].distance(p)
         for other in solids[1:]:
-            e = other(p)
+            e = other.distance(p)
             seam = (blend - (d - e).abs()).clamp_min(0)
             d = torch.minimum(d, e) - seam * seam / (4 * blend)
         return d
 
-    return distance
+    def support(d: Points) -> Tensor:
+        return torch.stack([solid.support(d) for solid in solids]).amax(0) + blend / 4
+
+    return Solid(distance, support)
 
 
 def minus(solid: Solid, hole: Solid) -> Solid:
     """Cut `hole` out of `solid`."""
-    return lambda p: torch.maximum(solid(p), -hole(p))
+    return Solid(lambda p: torch.maximum(solid.distance(p), -hole.distance(p)), solid.support)
 
 
 def shell(solid: Solid, thickness: float) -> Solid:
     """Return the skin of a solid, `thickness` to either side of its surface."""
-    return lambda p: solid(p).abs() - thickness
+    return Solid(
+        lambda p: solid.distance(p).abs() - thickness, lambda d: solid.support(d) + thickness
+    )

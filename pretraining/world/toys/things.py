@@ -12,6 +12,7 @@ from pretraining.world.solids import (
     cylinder,
     ellipsoid,
     lathe,
+    minus,
     sphere,
     torus,
     turn,
@@ -76,11 +77,15 @@ def _hat(p: Parameters, pose: Mapping[str, float]) -> list[Part]:
     brim = r * p["brim"]
     crowns = {
         "top": lathe([(0.1, r * 0.95), (h, r * 0.92), (1.25 * h, r * 1.08)]),
-        "round": ellipsoid((0, 0.1, 0), (r * 1.05, h, r * 1.05)),
+        "round": minus(
+            ellipsoid((0, 0.1, 0), (r * 1.1, h, r * 1.1)), box((0, -0.95, 0), (1, 1, 1), 0.01)
+        ),
         "cone": lathe([(0.1, r * 1.1), (0.9 * h, r * 0.5), (1.6 * h, 0.07)]),
     }
     disc = union(
-        cylinder((0, 0.1, 0), brim, 0.06, 0.05), torus((0, 0.14, 0), brim - 0.06, 0.095), blend=0.1
+        cylinder((0, 0.08, 0), brim, 0.07, 0.06),
+        torus((0, 0.12, 0), brim - 0.05, 0.08),
+        blend=0.12,
     )
     ribbon = where(lambda q: q[1] < 0.36, p["second"][1], main)
     return [(disc, flat(main)), (crowns[p["kind"]], ribbon)]
