@@ -1,0 +1,23 @@
+"""Shapes and types of everything under test are checked while tests run."""
+
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+
+jaxtyping.install_import_hook(["cones", "experiments", "pretraining"], "beartype.beartype")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Use one thread, as test machines are shared."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Switch the type checks off, to test what a user without them is told."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
