@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pretraining.world.solids import Points
+from pretraining.world.solids import Points, Triple
 
 Rgb = tuple[float, float, float]
 Colour = tuple[str, Rgb]
@@ -102,7 +102,15 @@ def zigzag(count: int, height: float, amplitude: float, width: float) -> Region:
     return region
 
 
-def patches(seed: int, low: tuple[float, ...], high: tuple[float, ...], radius: float) -> Region:
-    """Return five round patches at random places of a box."""
-    spots = torch.tensor(np.random.default_rng(seed).uniform(low, high, (5, 3))).float()
-    return lambda p: torch.cdist(p.T, spots).amin(1) < radius
+def patches(seed: int, reach: Triple, bottom: float, radius: float) -> Region:
+    """Return seven round patches spread over a body that reaches `reach` from (0, bottom, 0)."""
+    rng = np.random.default_rng(seed)
+    angle = 2.4 * np.arange(7) + rng.uniform(0, math.tau)  # the golden angle keeps them apart
+    height = bottom + reach[1] * (rng.permutation(7) + rng.uniform(0, 1, 7)) / 7
+    spots = np.stack([reach[0] * np.sin(angle), height, reach[2] * np.cos(angle)])
+    centres = torch.from_numpy(spots).float()
+
+    def region(p: Points) -> Tensor:
+        return (p[:, None] - centres[:, :, None]).square().sum(0).amin(0) < radius**2
+
+    return region

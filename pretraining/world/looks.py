@@ -72,7 +72,7 @@ SUBJECTS: dict[str, Subject] = {
     "blue_barrel": Subject("barrel", "blue", "yellow", "plain", "three hoops", 12),
     "panel_ball": Subject("ball", "yellow", "purple", "panels", "plain", 13),
     "round_chair": Subject("chair", "green", "orange", "plain", "round", 14),
-    "orange_sunglasses": Subject("sunglasses", "yellow", "purple", "plain", "round", 15),
+    "yellow_sunglasses": Subject("sunglasses", "yellow", "purple", "plain", "round", 15),
     "daisy": Subject("flower", "pink", "yellow", "plain", "daisy", 16),
     "bun_woman": Subject("woman", "yellow", "blue", "plain", "bun", 17),
     "striped_lamp": Subject("lamp", "red", "white", "stripes", "cone", 18),

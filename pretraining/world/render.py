@@ -20,7 +20,8 @@ from pretraining.world.solids import Column, Points, Solid, Triple, turn, vector
 torch.set_flush_denormal(True)  # numbers near 0 else slow some processors a hundredfold
 
 Part = tuple[Solid, Paint]
-_TOUCH, _ROUNDS = 0.005, 6
+# Rays that still creep along an edge after all rounds count as hits when this close.
+_TOUCH, _ROUNDS, _GRAZE = 0.005, 7, 0.03
 
 
 @torch.inference_mode()
@@ -96,6 +97,7 @@ def _trace(
     alive, z = torch.arange(len(depth)), torch.full_like(depth, near)
     p = origins + near * back
     for _ in range(_ROUNDS):
+        gap = torch.zeros_like(z)
         for _ in range(3):
             gap = solid.distance(p)
             z = z - gap
@@ -104,8 +106,10 @@ def _trace(
         depth[alive[touched]] = z[touched]
         go = (~touched & (z > far)).nonzero()[:, 0]
         if not len(go):
-            break
+            return depth
         alive, z, p = alive[go], z[go], p[:, go]
+    grazed = solid.distance(p) < _GRAZE
+    depth[alive[grazed]] = z[grazed]
     return depth
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.interpolate import PchipInterpolator
@@ -128,11 +129,11 @@ def torus(centre: Triple, ring: float, radius: float, turned: Tensor | None = No
     return _placed(solid, centre, turned)
 
 
-def lathe(keys: Sequence[tuple[float, float]], pieces: int = 24) -> Solid:
+def lathe(keys: Sequence[tuple[float, float]], pieces: int = 96) -> Solid:
     """Return a solid of revolution about y, smooth through `(height, radius)` keys."""
     bottom, top = keys[0][0], keys[-1][0]
     heights = torch.linspace(bottom, top, pieces + 1)
-    radii = torch.tensor(PchipInterpolator(*zip(*keys, strict=True))(heights.numpy())).float()
+    radii = torch.tensor(PchipInterpolator(*np.transpose(keys))(heights.numpy())).float()
     steps, scale = radii.diff(append=radii[-1:]), pieces / (top - bottom)
     # A slope makes the level gap overstate the distance by sqrt(1 + slope^2).
     slack = 1 / math.sqrt(1 + (float(steps.abs().max()) * scale) ** 2)
@@ -158,7 +159,7 @@ def _across(p: Points) -> Float[Tensor, " n"]:
 
 
 def union(*solids: Solid, blend: float = 0.05) -> Solid:
-    """Join solids; seams are rounded over a width of `blend`. Never above the smallest distance."""
+    """Join solids; seams are `blend` wide are rounded. Never above the smallest distance."""
 
     def distance(p: Points) -> Tensor:
         d = solids[0].distance(p)

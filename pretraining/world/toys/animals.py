@@ -14,20 +14,20 @@ NOSE: Rgb = (0.95, 0.6, 0.65)
 BODY = {"fat": (0.9, 1.15), "head": (0.92, 1.12), "ear": (0.85, 1.2), "mark": (0, 1000)}
 
 
-def _coat(p: Parameters, low: Triple, high: Triple) -> Paint:
+def _coat(p: Parameters, reach: Triple, bottom: float) -> Paint:
     """Return the paint of the whole coat: main, with stripes or patches of the second."""
     main, second = p["main"][1], p["second"][1]
     if p["pattern"] == "stripes":
         return where(stripes(0.24, p["mark"] / 1000, 0.45), second, main)
     if p["pattern"] == "patches":
-        return where(patches(int(p["mark"]), low, high, 0.34), second, main)
+        return where(patches(int(p["mark"]), reach, bottom, 0.28), second, main)
     return flat(main)
 
 
 def _cat(p: Parameters, pose: Mapping[str, float]) -> list[Part]:
     fat, head, ear, tail, x = p["fat"], p["head"], p["ear"], pose["tail"], pose["tilt"] * 0.12
     second, pattern = p["second"][1], p["pattern"]
-    coat = _coat(p, (-0.5, 0.2, -0.4), (0.5, 1.8, 0.5))
+    coat = _coat(p, (0.38, 1.6, 0.38), 0.2)
     points = flat(second) if pattern == "points" else coat
     tips = flat(second) if pattern in ("points", "tuxedo") else coat
     chest = face = coat
@@ -54,7 +54,7 @@ def _cat(p: Parameters, pose: Mapping[str, float]) -> list[Part]:
         (sphere((x, 1.33, 0.2 + 0.28 * head), 0.055), flat(NOSE)),
         (swing, where(lambda q: q[1] > 0.5, flat(second), points)),
         (torus((x * 0.5, 1.08, 0.06), 0.24, 0.07), flat(p["collar"][1])),
-        *eyes(x, 1.45, 0.06 + 0.27 * head, 0.18 * head, 0.1, p["iris"][1]),
+        eyes(x, 1.45, 0.06 + 0.27 * head, 0.18 * head, 0.1, p["iris"][1]),
     ]
     for s in (-1, 1):
         root, tip = (x + s * 0.22 * head, 1.38 + 0.2 * head), x + s * 0.34 * head
@@ -75,7 +75,7 @@ def _cat(p: Parameters, pose: Mapping[str, float]) -> list[Part]:
 def _dog(p: Parameters, pose: Mapping[str, float]) -> list[Part]:
     fat, head, tail, x = p["fat"], p["head"], pose["tail"] * 0.12, pose["tilt"] * 0.08
     second, pattern, reach = p["second"][1], p["pattern"], 0.8 + 0.28 * p["muzzle"]
-    coat = _coat(p, (-0.4, 0.4, -0.6), (0.4, 1.7, 0.8))
+    coat = _coat(p, (0.28, 1.2, 0.6), 0.4)
     back = where(lambda q: (q[1] > 0.8) & (q[2] < 0.3), second, coat)
     foot = where(lambda q: q[1] < 0.4, second, coat)
     body = union(
@@ -95,7 +95,7 @@ def _dog(p: Parameters, pose: Mapping[str, float]) -> list[Part]:
         (sphere((x, 1.38, reach + 0.11), 0.09), flat(DARK)),
         (capsule((0, 0.95, -0.62), (tail, 1.5, -0.85), 0.11, 0.09), back),
         (torus((x * 0.7, 1.17, 0.42), 0.22, 0.075, turn("x", 25)), flat(p["collar"][1])),
-        *eyes(x, 1.57, 0.55 + 0.25 * head, 0.15 * head, 0.095),
+        eyes(x, 1.57, 0.55 + 0.22 * head, 0.14 * head, 0.095),
     ]
     ears = flat(second) if pattern in ("patches", "saddle", "plain") else coat
     for s in (-1, 1):
@@ -120,7 +120,7 @@ def _dog(p: Parameters, pose: Mapping[str, float]) -> list[Part]:
 def _rabbit(p: Parameters, pose: Mapping[str, float]) -> list[Part]:
     fat, head, x = p["fat"], p["head"], pose["tilt"] * 0.1
     second = p["second"][1]
-    coat = _coat(p, (-0.4, 0.1, -0.4), (0.4, 1.4, 0.4))
+    coat = _coat(p, (0.38, 1.5, 0.38), 0.1)
     belly = where(lambda q: (q[2] > 0.1) & (q[0].abs() < 0.27), second, coat)
     parts: list[Part] = [
         (
@@ -131,7 +131,7 @@ def _rabbit(p: Parameters, pose: Mapping[str, float]) -> list[Part]:
         (ellipsoid((x, 1.05, 0.1 + 0.25 * head), (0.16, 0.11, 0.11)), flat(second)),
         (sphere((x, 1.12, 0.21 + 0.25 * head), 0.055), flat(NOSE)),
         (sphere((0.15, 0.3, -0.45), 0.17), flat(second)),
-        *eyes(x, 1.23, 0.08 + 0.25 * head, 0.17 * head, 0.09),
+        eyes(x, 1.23, 0.08 + 0.25 * head, 0.17 * head, 0.09),
     ]
     for s in (-1, 1):
         tall, lean = 0.42 * p["ear"], turn("z", -s * 9)
@@ -161,7 +161,7 @@ def _teddy(p: Parameters, pose: Mapping[str, float]) -> list[Part]:
         (ellipsoid((x, 1.3, 0.36 * head), (0.2, 0.16, 0.15)), second),
         (ellipsoid((x, 1.36, 0.36 * head + 0.13), (0.08, 0.06, 0.05)), flat(DARK)),
         (sphere((x * 0.5, 1.04, 0.4), 0.07), flat(p["bow"][1])),
-        *eyes(x, 1.5, 0.03 + 0.31 * head, 0.16 * head, 0.09),
+        eyes(x, 1.5, 0.03 + 0.31 * head, 0.16 * head, 0.09),
     ]
     for s in (-1, 1):
         side = x + s * 0.33 * head

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pretraining.world.colours import (
     DARK,
@@ -26,7 +28,7 @@ from pretraining.world.colours import (
     zigzag,
 )
 from pretraining.world.render import Part
-from pretraining.world.solids import sphere
+from pretraining.world.solids import Points, sphere, union, vector
 
 # Numbers, words and (word, rgb) pairs by name; only a toy's own build function reads them.
 Parameters = Mapping[str, Any]
@@ -68,18 +70,17 @@ class Toy:
         }
 
 
-def eyes(
-    x: float, y: float, z: float, apart: float, radius: float, iris: Rgb = WHITE
-) -> list[Part]:
+def eyes(x: float, y: float, z: float, apart: float, radius: float, iris: Rgb = WHITE) -> Part:
     """Return two eyes with dark pupils, seen on any coat."""
-    return [
-        part
-        for side in (-1, 1)
-        for part in (
-            (sphere((x + side * apart, y, z), radius), flat(iris)),
-            (sphere((x + side * apart, y, z + 0.6 * radius), 0.62 * radius), flat(DARK)),
-        )
-    ]
+    left, right = ((x + side * apart, y, z) for side in (-1, 1))
+    balls = union(sphere(left, radius), sphere(right, radius))
+    pupils = [vector((at[0], y, z + radius)) for at in (left, right)]
+
+    def pupil(p: Points) -> Tensor:
+        gaps = torch.stack([(p - centre).square().sum(0) for centre in pupils])
+        return gaps.amin(0) < (0.66 * radius) ** 2
+
+    return balls, where(pupil, DARK, iris)
 
 
 # What `covered` reads, for the toys that use it.

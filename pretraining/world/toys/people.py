@@ -26,7 +26,7 @@ def _woman(p: Parameters, pose: Mapping[str, float]) -> list[Part]:
         (ellipsoid((0, 1.0, 0), (0.29, 0.34, 0.21)), main),
         (ellipsoid((x, y, 0.03), (0.3, 0.32, 0.28)), skin),
         (ellipsoid((x, y - 0.15, 0.27), (0.08, 0.03, 0.05)), flat(LIPS)),
-        *eyes(x, y, 0.24, 0.12, 0.07),
+        eyes(x, y, 0.24, 0.12, 0.07),
     ]
     locks = {
         "long": ellipsoid((x, y - 0.3, -0.2), (0.36, 0.46, 0.15)),

@@ -14,7 +14,6 @@ from pretraining.world.solids import (
     lathe,
     minus,
     sphere,
-    torus,
     turn,
     union,
 )
@@ -82,11 +81,7 @@ def _hat(p: Parameters, pose: Mapping[str, float]) -> list[Part]:
         ),
         "cone": lathe([(0.1, r * 1.1), (0.9 * h, r * 0.5), (1.6 * h, 0.07)]),
     }
-    disc = union(
-        cylinder((0, 0.08, 0), brim, 0.07, 0.06),
-        torus((0, 0.12, 0), brim - 0.05, 0.08),
-        blend=0.12,
-    )
+    disc = cylinder((0, 0.1, 0), brim, 0.1, 0.09)
     ribbon = where(lambda q: q[1] < 0.36, p["second"][1], main)
     return [(disc, flat(main)), (crowns[p["kind"]], ribbon)]
 

@@ -1,6 +1,8 @@
-"""Jar, teapot, cup, barrel and ball: round bodies; rims, lids and handles show the second colour."""
+"""Jar, teapot, cup, barrel and ball: round bodies; rims and handles show the second colour."""
 
 from collections.abc import Mapping
+
+import torch
 
 from pretraining.world.colours import DARK, flat, panels, where
 from pretraining.world.render import Part
@@ -71,7 +73,7 @@ def _barrel(p: Parameters, pose: Mapping[str, float]) -> list[Part]:
     staves = where(panels(int(p["count"]), 0, 0.86), main, dark)
     wood = where(lambda q: q[1] > h - 0.02, lid, staves)
     bound = where(
-        lambda q: sum((q[1] - level * h).abs() < 0.085 for level in hoops) > 0,
+        lambda q: torch.stack([(q[1] - level * h).abs() < 0.085 for level in hoops]).any(0),
         p["second"][1],
         wood,
     )
