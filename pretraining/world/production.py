@@ -9,33 +9,38 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from pretraining.world.looks import NAMED, Look, View, draw_look, named_look, photograph
-from pretraining.world.scenes import Picture, compose
+from pretraining.world.scenes import NOUNS, Picture, compose
 from pretraining.world.stores import LOOK_SIZE, LookStore
 
-LOOKS_A_PART, PICTURES_A_PART, NAMED_VIEWS = 500, 1000, 10
 Part = tuple[np.ndarray, list[dict[str, Any]]]
-Job = tuple[Callable[..., Part], Path, str, dict[str, Any]]
 
 
-def render_looks(folder: Path, count: int, *, seed: int = 0, processes: int = 1) -> None:
-    """Render looks number 0 to count - 1, one view each, and ten views of every named one."""
-    jobs = _jobs(_look_part, folder, "looks", count, LOOKS_A_PART, seed=seed)
-    jobs += _jobs(_named_part, folder, "named", NAMED * NAMED_VIEWS, LOOKS_A_PART, seed=seed)
-    _run(jobs, "looks", processes)
+def render_looks(
+    folder: Path, count: int, *, seed: int = 0, named_views: int = 10, processes: int = 1
+) -> None:
+    """Render looks number 0 to count - 1, at least one a noun, and views of every named one."""
+    for stem, total, views in (
+        ("looks", max(count, len(NOUNS)), 0),
+        ("named", NAMED * named_views, named_views),
+    ):
+        make = partial(_look_part, views=views, seed=seed)
+        made = {"seed": seed, "views": views}
+        _produce(Path(folder) / stem, make, range(total), 500, made, processes)
 
 
 def compose_pictures(
@@ -51,113 +56,69 @@ def compose_pictures(
 ) -> None:
     """Compose pictures number start to start + count - 1 from the looks in a folder."""
     settings = {"seed": seed, "size": size, "held_out": held_out}
-    settings |= {"looks": str(Path(looks).resolve()), "of": len(_opened(str(looks)).rows)}
-    jobs = _jobs(
-        _picture_part, folder, "pictures", count, PICTURES_A_PART, start=start, **settings
-    )
-    _run(jobs, "pictures", processes)
+    make = partial(_picture_part, looks=Path(looks), **settings)
+    made = settings | {"looks": zlib.crc32(json.dumps(_opened(Path(looks)).rows).encode())}
+    numbers = range(start, start + count)
+    _produce(Path(folder) / "pictures", make, numbers, 1000, made, processes)
 
 
-def _jobs(
-    make: Callable[..., Part],
-    folder: Path,
-    stem: str,
-    count: int,
-    each: int,
-    *,
-    start: int = 0,
-    **settings: str | int,
-) -> list[Job]:
-    """Cut numbers into parts."""
-    jobs: list[Job] = []
-    for part, first in enumerate(range(0, count, each)):
-        numbers = {"first": start + first, "count": min(each, count - first)}
-        path = Path(folder) / f"{stem}-{part:05d}.npy"
-        jobs.append((make, path, stem, numbers | settings))
-    return jobs
-
-
-def _look_part(first: int, count: int, seed: int) -> Part:
-    """Render one view each of a run of looks."""
+def _look_part(numbers: range, *, views: int, seed: int) -> Part:
+    """Render a view for each number: of a random look, or one of `views` of a named look."""
     shots = []
-    for number in range(first, first + count):
-        look = draw_look(number, seed=seed)
-        view = photograph(look, np.random.default_rng((seed, 1, number)))
+    for number in numbers:
+        look = named_look(number // views) if views else draw_look(number, seed=seed)
+        view = photograph(look, np.random.default_rng((seed, 2 if views else 1, number)))
         shots.append((number, look, view))
     return packed(shots)
 
 
-def _named_part(first: int, count: int, seed: int) -> Part:
-    """Render a run of the views of the named looks."""
-    shots = []
-    for number in range(first, first + count):
-        look = named_look(number // NAMED_VIEWS)
-        view = photograph(look, np.random.default_rng((seed, 2, number)))
-        shots.append((number, look, view))
-    return packed(shots)
-
-
-def packed(shots: Sequence[tuple[int, Look, View]]) -> Part:
-    """Put cropped views into one array, each in its upper left corner."""
-    array = np.zeros((len(shots), LOOK_SIZE, LOOK_SIZE, 4), np.uint8)
-    rows = []
-    for k, (number, look, view) in enumerate(shots):
+def packed(shots: Iterable[tuple[int, Look, View]]) -> Part:
+    """Put cropped views into one array, each in its upper left corner, and describe them."""
+    sprites, rows = [], []
+    for number, look, view in shots:
         height, width = view.rgba.shape[:2]
-        array[k, :height, :width] = view.rgba
-        labels = {key: getattr(look, key) for key in ("noun", "main", "second", "pattern", "kind")}
-        pose = {"yaw": float(view.yaw), "pitch": float(view.pitch), "size": [height, width]}
-        rows.append({"number": number, **labels, "name": look.name, **pose})
-    return array, rows
+        sprites.append(
+            np.pad(view.rgba, ((0, LOOK_SIZE - height), (0, LOOK_SIZE - width), (0, 0)))
+        )
+        row = {key: value for key, value in vars(look).items() if key != "parameters"}
+        row |= {"number": number, "yaw": view.yaw, "pitch": view.pitch, "size": [height, width]}
+        rows.append(row)
+    return np.stack(sprites), rows
 
 
 @cache
-def _opened(folder: str) -> LookStore:
+def _opened(folder: Path) -> LookStore:
     """Open the looks once a process."""
-    return LookStore.open(Path(folder))
+    return LookStore.open(folder)
 
 
-def _picture_part(
-    first: int, count: int, seed: int, size: int, held_out: bool, looks: str, of: int
-) -> Part:
-    """Compose a run of pictures."""
-    store = _opened(looks)
-    array, rows = np.zeros((count, size, size, 3), np.uint8), []
-    for k in range(count):
-        picture = compose(first + k, store, seed=seed, size=size, held_out=held_out)
-        array[k] = picture.pixels
-        rows.append({"number": first + k, **picture_row(picture)})
-    return array, rows
+def _picture_part(numbers: range, *, looks: Path, **settings: Any) -> Part:  # noqa: ANN401
+    """Compose one picture for each number."""
+    pictures = [compose(number, _opened(looks), **settings) for number in numbers]
+    rows = [{"number": n} | picture_row(p) for n, p in zip(numbers, pictures, strict=True)]
+    return np.stack([picture.pixels for picture in pictures]), rows
 
 
 def picture_row(picture: Picture) -> dict[str, Any]:
     """Return the labels of a picture as plain values, without its masks."""
     keys = ("caption", "place", "light", "relation", "held_out")
-    things = [{**vars(thing), "box": list(thing.box)} for thing in picture.things]
-    for thing in things:
-        del thing["mask"]
-    return {**{key: getattr(picture, key) for key in keys}, "things": things}
+    things = [{k: v for k, v in vars(t).items() if k != "mask"} for t in picture.things]
+    return {key: getattr(picture, key) for key in keys} | {"things": things}
 
 
-def _done(job: Job) -> bool:
-    """Whether a part is there and was made of the same settings."""
-    path = job[1].with_suffix(".json")
-    return path.exists() and json.loads(path.read_text())["made"] == job[3]
-
-
-def _make(job: Job) -> int:
+def _make(path: Path, make: Callable[[range], Part], numbers: range, made: object) -> int:
     """Make one part and write it; the json comes last."""
-    make, path, _, settings = job
-    array, rows = make(**settings)
+    array, rows = make(numbers)
     path.with_suffix(".json").unlink(missing_ok=True)
     with _written(path) as file:
         np.save(file, array)
     with _written(path.with_suffix(".json")) as file:
-        file.write(json.dumps({"made": settings, "rows": rows}).encode())
+        file.write(json.dumps({"made": made, "rows": rows}).encode())
     return len(rows)
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[Any]:
+def _written(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that appears under its name only once it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
@@ -178,27 +139,34 @@ def _prepare() -> None:
     torch.set_flush_denormal(True)
 
 
-def _run(jobs: Sequence[Job], what: str, processes: int) -> None:
+def _produce(
+    stem: Path,
+    make: Callable[[range], Part],
+    numbers: range,
+    each: int,
+    settings: dict[str, Any],
+    processes: int,
+) -> None:
     """Make the parts that are missing, with a bar, or a line every 30 s when piped."""
     console = Console(stderr=True)
-    missing = [job for job in jobs if not _done(job)]
-    total = sum(job[3]["count"] for job in jobs)
-    done = total - sum(job[3]["count"] for job in missing)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    shown = Progress(
-        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
-    )
+    jobs = []
+    for part, first in enumerate(range(0, len(numbers), each)):
+        chunk, path = numbers[first : first + each], Path(f"{stem}-{part:05d}.npy")
+        made = {"first": chunk.start, "count": len(chunk)} | settings
+        report = path.with_suffix(".json")
+        if not report.exists() or json.loads(report.read_text())["made"] != made:
+            jobs.append((path, make, chunk, made))
+    done = before = len(numbers) - sum(len(job[2]) for job in jobs)
+    started = said = time.monotonic()
     pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_prepare)
-    started, said, before = time.monotonic(), time.monotonic(), done
     try:
-        with shown:
-            task = shown.add_task(what, total=total, completed=done)
-            for future in as_completed([pool.submit(_make, job) for job in missing]):
-                done += future.result()
-                shown.update(task, completed=done)
-                now = time.monotonic()
-                if not console.is_terminal and (now - said > 30 or done == total):
+        with Progress(console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task(stem.name, total=len(numbers), completed=done)
+            for future in as_completed([pool.submit(_make, *job) for job in jobs]):
+                done, now = done + future.result(), time.monotonic()
+                bar.update(task, completed=done)
+                if not console.is_terminal and (now - said > 30 or done == len(numbers)):
                     rate, said = (done - before) / (now - started), now
-                    console.print(f"{what}: {done} of {total}, {rate:.0f} a second")
+                    console.print(f"{stem.name}: {done} of {len(numbers)}, {rate:.0f} a second")
     finally:
         pool.shutdown(cancel_futures=True)

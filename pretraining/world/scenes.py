@@ -118,7 +118,7 @@ def plan(number: int, looks: LookStore, *, seed: int = 0, held_out: bool = False
         unseen = unseen or any(held_out_pair(*pair) for pair in combinations(nouns, 2))
         if unseen == held_out:
             break
-    named = len(nouns) == 1 and rng.random() < 0.15
+    named = len(nouns) == 1 and rng.random() < 0.15 and nouns[0] in looks.named
     pools = [(looks.named if named else looks.unnamed)[noun] for noun in nouns]
     rows = [pool[rng.integers(len(pool))] for pool in pools]
     backdrop = int(rng.integers(BACKDROPS))

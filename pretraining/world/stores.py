@@ -6,10 +6,10 @@ last, so a part exists once its json does. Writing is in `production`.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,76 +19,68 @@ from pretraining.world.captions import Labels
 LOOK_SIZE = 104
 
 
-def read_parts(folder: Path, stem: str) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
-    """Map the arrays of a store's parts and read their rows.
+class Store:
+    """Arrays of several parts, read as one, and a row of labels for every entry."""
 
-    Raises:
-        FileNotFoundError: the folder holds no such part.
-    """
-    paths = sorted(Path(folder).glob(f"{stem}-*.json"))
-    if not paths:
-        raise FileNotFoundError(
-            f"{folder} holds no {stem}-*.json; a folder of finished parts was expected; "
-            "make one with python -m pretraining.world"
-        )
-    arrays = [np.load(path.with_suffix(".npy"), mmap_mode="r") for path in paths]
-    rows = [row for path in paths for row in json.loads(path.read_text())["rows"]]
-    return arrays, rows
+    stems: tuple[str, ...]
+
+    def __init__(self, arrays: Sequence[np.ndarray], rows: Sequence[dict[str, Any]]) -> None:
+        """Take the parts' arrays and all rows in the same order."""
+        self.rows, self._arrays = rows, arrays
+        self._places = [(part, k) for part, array in enumerate(arrays) for k in range(len(array))]
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open the finished parts in a folder.
+
+        Raises:
+            FileNotFoundError: the folder holds none.
+        """
+        paths = [path for stem in cls.stems for path in sorted(folder.glob(f"{stem}-*.json"))]
+        if not paths:
+            raise FileNotFoundError(
+                f"{folder} holds no {cls.stems[0]}-*.json; a folder of finished parts was "
+                "expected; make one with python -m pretraining.world"
+            )
+        arrays = [np.load(path.with_suffix(".npy"), mmap_mode="r") for path in paths]
+        return cls(arrays, [r for path in paths for r in json.loads(path.read_text())["rows"]])
+
+    def __len__(self) -> int:
+        """Count the entries."""
+        return len(self.rows)
+
+    def pixels(self, indices: Sequence[int]) -> UInt8[np.ndarray, "n h w channels"]:
+        """Copy entries out, in the order asked for."""
+        places = [self._places[index] for index in indices]
+        return np.stack([self._arrays[part][k] for part, k in places])
 
 
-def _locate(arrays: Sequence[np.ndarray]) -> list[tuple[int, int]]:
-    """Return part and place in it of every entry."""
-    return [(part, k) for part, array in enumerate(arrays) for k in range(len(array))]
+class PictureStore(Store):
+    """Composed pictures; a row has caption, place, light, relation, held_out and things."""
+
+    stems = ("pictures",)
 
 
-class LookStore:
+class LookStore(Store):
     """Looks as sprites; `unnamed` and `named` list the rows of each noun."""
 
-    def __init__(self, arrays: Sequence[np.ndarray], rows: Sequence[Mapping[str, Any]]) -> None:
-        """Take arrays of n x 104 x 104 x 4 and one row an entry (see `production`)."""
-        self.rows, self._arrays, self._places = rows, arrays, _locate(arrays)
+    stems = ("looks", "named")
+
+    def __init__(self, arrays: Sequence[np.ndarray], rows: Sequence[dict[str, Any]]) -> None:
+        """Sort the rows by noun."""
+        super().__init__(arrays, rows)
         self.unnamed: dict[str, list[int]] = {}
         self.named: dict[str, list[int]] = {}
         for index, row in enumerate(rows):
             group = self.named if row["name"] else self.unnamed
             group.setdefault(row["noun"], []).append(index)
 
-    @classmethod
-    def open(cls, folder: Path) -> "LookStore":
-        """Open what `python -m pretraining.world render` wrote."""
-        looks, named = read_parts(folder, "looks"), read_parts(folder, "named")
-        return cls([*looks[0], *named[0]], [*looks[1], *named[1]])
-
     def rgba(self, index: int) -> UInt8[np.ndarray, "h w 4"]:
         """Return one sprite, cropped."""
-        part, k = self._places[index]
         height, width = self.rows[index]["size"]
-        return np.asarray(self._arrays[part][k, :height, :width])
+        return self.pixels([index])[0, :height, :width]
 
     def labels(self, index: int) -> Labels:
         """Return what one sprite shows."""
         row = self.rows[index]
         return Labels(**{field.name: row[field.name] for field in fields(Labels)})
-
-
-class PictureStore:
-    """Composed pictures, and in `rows` the caption, place, light, relation and things of each."""
-
-    def __init__(self, arrays: Sequence[np.ndarray], rows: Sequence[dict[str, Any]]) -> None:
-        """Take arrays of n x h x w x 3 and one row an entry."""
-        self.rows, self._arrays, self._places = rows, arrays, _locate(arrays)
-
-    @classmethod
-    def open(cls, folder: Path) -> "PictureStore":
-        """Open what `python -m pretraining.world compose` wrote."""
-        return cls(*read_parts(folder, "pictures"))
-
-    def __len__(self) -> int:
-        """Count the pictures."""
-        return len(self.rows)
-
-    def pixels(self, indices: Sequence[int]) -> UInt8[np.ndarray, "n h w 3"]:
-        """Copy pictures out, in the order asked for."""
-        return np.stack(
-            [self._arrays[part][k] for part, k in map(self._places.__getitem__, indices)]
-        )
