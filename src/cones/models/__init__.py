@@ -1,0 +1,29 @@
+"""The only modules that know a diffusion pipeline from the inside.
+
+A new family of models is one class that keeps the :class:`Model` protocol, in a file of its own,
+and one line in ``MODELS``.
+"""
+
+from cones.errors import ModelError
+from cones.models.protocol import Condition, Model, Pipeline
+from cones.models.unet import UNetModel
+
+__all__ = ["MODELS", "Condition", "Model", "Pipeline", "UNetModel", "model_for"]
+
+MODELS: dict[str, type[UNetModel]] = {"unet": UNetModel}
+
+
+def model_for(pipeline: Pipeline) -> Model:
+    """Choose the class that knows ``pipeline``; its pictures and weights stay as they are.
+
+    Raises:
+        ModelError: None does, or the pipeline needs more than a prompt (unCLIP, AnimateDiff,
+            inpainting U-Nets).
+    """
+    for kind in MODELS.values():
+        if kind.knows(pipeline):
+            return kind(pipeline)
+    raise ModelError(
+        f"found a {type(pipeline).__name__}; expected a pipeline of one of these families: "
+        f"{', '.join(MODELS)}; load Stable Diffusion 1.x, 2.x or XL"
+    )

@@ -1,0 +1,67 @@
+"""Find the key and value projections of a network built from diffusers' attention layers.
+
+Names are those of the plain network: under a LoRA, ``to_k.weight`` means the weight below it.
+Layers where a write would be lost or mean something else are refused, never skipped.
+"""
+
+from torch import Tensor, nn
+
+from cones.errors import ModelError
+
+SCOPES = {"both": ("cross", "self"), "cross": ("cross",), "self": ("self",)}
+
+
+def projections(network: nn.Module, scope: str) -> dict[str, str]:
+    """Name the weights of the key and value projections (Theta of Sec. 3.1).
+
+    Args:
+        network: Built from diffusers' attention layers.
+        scope: ``cross`` (text), ``self`` (picture) or ``both``.
+
+    Returns:
+        From the plain name to the name of the live parameter, which differs under a LoRA.
+
+    Raises:
+        ModelError: Unknown scope, or projections that are fused, quantised or not in memory.
+    """
+    if scope not in SCOPES:
+        raise ModelError(
+            f"found scope {scope!r}; expected one of {', '.join(SCOPES)}; choose one of these"
+        )
+    found = {}
+    for name, module in network.named_modules():
+        if not hasattr(module, "to_k") or not hasattr(module, "is_cross_attention"):
+            continue
+        if ("cross" if module.is_cross_attention else "self") not in SCOPES[scope]:
+            continue
+        _require_separate(name, module)
+        for leaf in ("to_k", "to_v"):
+            layer = getattr(module, leaf)
+            below = ".base_layer" if hasattr(layer, "base_layer") else ""
+            live = f"{name}.{leaf}{below}.weight"
+            _require_editable(live, network.get_parameter(live))
+            found[f"{name}.{leaf}.weight"] = live
+    return found
+
+
+def _require_separate(name: str, module: nn.Module) -> None:
+    # The processor tells what is used; the flag stays set after unfuse_qkv_projections().
+    if "Fused" in type(getattr(module, "processor", None)).__name__:
+        raise ModelError(
+            f"found fused projections in {name!r}, where to_k and to_v are no longer used; "
+            "expected separate ones; call pipeline.unfuse_qkv_projections()"
+        )
+
+
+def _require_editable(name: str, weight: Tensor) -> None:
+    plain = type(weight.data) is Tensor and weight.is_floating_point()
+    if not plain or weight.element_size() < 2:
+        raise ModelError(
+            f"found {name!r} quantised ({weight.dtype}); expected float32, float16 or bfloat16; "
+            "load the model without quantisation or layerwise casting"
+        )
+    if weight.is_meta:
+        raise ModelError(
+            f"found {name!r} without memory (device 'meta'); expected it on the CPU or an "
+            "accelerator; use offload='model' in the place of sequential offloading"
+        )

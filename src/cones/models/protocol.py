@@ -1,0 +1,95 @@
+"""What the rest of the library may ask of a diffusion model.
+
+The search, the drawing and the analysis know this protocol only; each family of models is one
+class in a file beside this one. Nothing here loads diffusers.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Pipeline: TypeAlias = Any  # a diffusers pipeline: its parts differ by class, model_for checks them
+Condition: TypeAlias = Mapping[str, Tensor]
+Latents: TypeAlias = Float[Tensor, "n c y x"]
+Times: TypeAlias = Int[Tensor, " n"]
+
+
+@runtime_checkable
+class Model(Protocol):
+    """One pipeline, seen as the functions that a search needs."""
+
+    pipeline: Pipeline
+
+    @property
+    def module(self) -> nn.Module:
+        """Give the network whose weights are searched."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Name the model: its hub name, or the folder's last part."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Give the side of the model's pictures, in pixels."""
+        ...
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Give channels, height and width of one picture's latents."""
+        ...
+
+    def names(self, scope: str = "both") -> tuple[str, ...]:
+        """Name the key and value projections of ``cross``, ``self`` or ``both`` attentions."""
+        ...
+
+    def weights(self, scope: str = "both") -> dict[str, Tensor]:
+        """Give the live weights of these projections, detached."""
+        ...
+
+    def encode(self, pixels: Float[Tensor, "n 3 h w"]) -> Latents:
+        """Encode pictures in [0, 1] as scaled latents (mean of the posterior)."""
+        ...
+
+    def condition(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Encode prompts, batch first, without gradients."""
+        ...
+
+    def embedded(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Encode prompts; gradients flow to the text encoders."""
+        ...
+
+    def timesteps(self, count: int, generator: torch.Generator) -> Times:
+        """Draw timesteps, one from each of ``count`` equal parts of training, shuffled."""
+        ...
+
+    def noised(self, latents: Latents, noise: Latents, timesteps: Times) -> Latents:
+        """Noise latents as in training (x_t of Eq. 1)."""
+        ...
+
+    def target(self, latents: Latents, noise: Latents, timesteps: Times) -> Latents:
+        """Give what the model should predict: noise, velocity, picture or flow."""
+        ...
+
+    def snr_weights(self, timesteps: Times, weighting: str) -> Float[Tensor, " n"]:
+        """Give ``omega_t`` of Eq. 1 for this model's own squared error."""
+        ...
+
+    def predict(
+        self,
+        weights: Mapping[str, Tensor],
+        noised: Latents,
+        timesteps: Times,
+        condition: Condition,
+    ) -> Latents:
+        """Predict with ``weights`` in the place of the model's own; gradients flow to them."""
+        ...
+
+    def without_encoders(self) -> AbstractContextManager[None]:
+        """Keep VAE and text encoders off the accelerator while the context is open."""
+        ...

@@ -1,0 +1,280 @@
+"""Stable Diffusion 1.x, 2.x and XL: a U-Net whose attention has separate K and V projections.
+
+The network is never wrapped or copied. Predictions call it with the searched weights put in the
+place of its own, so nothing has to be undone after a search; all else is held constant.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from diffusers import UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+
+from cones.errors import ModelError
+from cones.models import builtin
+from cones.models.noise import NoiseSchedule
+from cones.models.projections import projections
+from cones.models.protocol import Condition, Latents, Pipeline, Times
+from cones.models.words import encoders
+
+_SNAPSHOT = re.compile(r"models--([^/]+)--([^/]+)/snapshots/[^/]+$")
+
+
+class UNetModel:
+    """One diffusers pipeline as functions of its K/V weights.
+
+    Args:
+        pipeline: With a U-Net, a VAE and text encoders. The U-Net is set to evaluation mode.
+
+    Raises:
+        ModelError: The pipeline is of another kind. Nothing has been changed in that case.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        """Check that the pipeline is of the kind known here."""
+        _require_known(pipeline)
+        encoders(pipeline)
+        self.pipeline = pipeline
+        self.schedule = NoiseSchedule.of(pipeline.scheduler)
+        self.timesteps, self.snr_weights = self.schedule.timesteps, self.schedule.weights
+        self.noised, self.target = self.schedule.noised, self.schedule.target
+        self.module.eval()
+
+    @staticmethod
+    def knows(pipeline: Pipeline) -> bool:
+        """Tell whether ``pipeline`` has a U-Net of the classic kind."""
+        return isinstance(_plain(getattr(pipeline, "unet", None)), UNet2DConditionModel)
+
+    @property
+    def module(self) -> UNet2DConditionModel:
+        """Give the U-Net, without the wrapper of ``torch.compile``."""
+        return _plain(self.pipeline.unet)
+
+    @property
+    def name(self) -> str:
+        """Name the model: its hub name, or the folder's last part."""
+        path = str(self.pipeline.config.get("_name_or_path") or "unnamed").replace("\\", "/")
+        path = path.rstrip("/")
+        if path.endswith("cones/models/builtin/weights"):
+            return builtin.NAME
+        if cached := _SNAPSHOT.search(path):
+            return "/".join(cached.groups())
+        looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or ":" in path
+        return path.rsplit("/", 1)[-1] if looks_local else path
+
+    @property
+    def size(self) -> int:
+        """Give the side of the model's pictures, in pixels."""
+        return self.latent_shape[-1] * self.pipeline.vae_scale_factor
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Give channels, height and width of one picture's latents."""
+        size = self.module.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return (self.module.config.in_channels, height, width)
+
+    def names(self, scope: str = "both") -> tuple[str, ...]:
+        """Name the key and value projections (Theta of Sec. 3.1).
+
+        Raises:
+            ModelError: Unknown scope, or projections that cannot be edited.
+        """
+        return tuple(projections(self.module, scope))
+
+    def weights(self, scope: str = "both") -> dict[str, Tensor]:
+        """Give the live weights of the projections, detached (writing changes the model)."""
+        live = projections(self.module, scope)
+        return {name: self.module.get_parameter(at).data for name, at in live.items()}
+
+    @torch.no_grad()
+    def encode(self, pixels: Float[Tensor, "n 3 h w"]) -> Latents:
+        """Encode pictures in [0, 1] as scaled latents in float32, one picture at a time."""
+        vae = self.pipeline.vae
+        with _precise(vae):
+            found = [_mean(vae, picture) for picture in pixels.mul(2).sub(1).split(1)]
+        return torch.cat(found).to(_home(self.module))
+
+    @torch.no_grad()
+    def condition(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Encode prompts as arguments of the U-Net, batch first; see :meth:`embedded`."""
+        return self.embedded(prompts)
+
+    def embedded(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Encode prompts; gradients flow to the text encoders.
+
+        XL adds ``text_embeds`` and ``time_ids`` (full size, no crop). Equal prompts are encoded
+        once.
+
+        Raises:
+            ModelError: An IP-Adapter is loaded, which wants a picture with every prompt.
+        """
+        if self.module.config.encoder_hid_dim_type is not None:
+            raise ModelError(
+                "found an IP-Adapter in the pipeline; expected prompts to be the only condition; "
+                "call pipeline.unload_ip_adapter() for the search, then load it again"
+            )
+        home = _home(self.module)
+        unique = list(dict.fromkeys(prompts))
+        where = torch.tensor([unique.index(prompt) for prompt in prompts], device=home)
+        encoded = self.pipeline.encode_prompt(
+            unique,
+            device=_home(self.pipeline.text_encoder),
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+        )
+        found = {"encoder_hidden_states": encoded[0]}
+        if self.module.config.addition_embed_type == "text_time":
+            sides = [self.size, self.size]
+            found["text_embeds"] = encoded[2]
+            found["time_ids"] = torch.tensor([[*sides, 0, 0, *sides]]).repeat(len(unique), 1)
+        return {name: value.to(home)[where] for name, value in found.items()}
+
+    def predict(
+        self,
+        weights: Mapping[str, Tensor],
+        noised: Latents,
+        timesteps: Times,
+        condition: Condition,
+    ) -> Latents:
+        """Predict with ``weights`` in the place of the module's own, which stays untouched.
+
+        Gradients flow to ``weights`` only, also under gradient checkpointing. The result is in
+        float32.
+
+        Raises:
+            ModelError: ``weights`` names parameters that are no projections of this model.
+        """
+        module = self.module
+        parameters = {name: value.detach() for name, value in module.named_parameters()}
+        live = projections(module, "both")
+        for name, value in weights.items():
+            if name not in live:
+                raise ModelError(
+                    f"found weights for {name!r}, which the model lacks; expected names from "
+                    "names(); search and load on one model"
+                )
+            parameters[live[name]] = value.to(parameters[live[name]])
+        home = _awake(module)
+        arguments = {name: value.to(home, module.dtype) for name, value in condition.items()}
+        states = arguments.pop("encoder_hidden_states")
+        options = {"added_cond_kwargs": arguments or None, "return_dict": False}
+        times = self.schedule.told(timesteps.to(home))
+        inputs = (noised.to(home, module.dtype), times, states)
+        with _recomputing(module, parameters):
+            predicted = functional_call(module, parameters, inputs, options)[0]
+        return predicted[:, : noised.shape[1]].float()  # without a predicted variance
+
+    @contextmanager
+    def without_encoders(self) -> Iterator[None]:
+        """Move the VAE and the text encoders to the CPU while the context is open."""
+        parts = [self.pipeline.vae, *(encoder for _, encoder in encoders(self.pipeline).values())]
+        parts = [part for part in parts if not hasattr(part, "_hf_hook")]  # offloaded already
+        homes = [part.device for part in parts]
+        try:
+            for part in parts:
+                part.to("cpu")
+            yield
+        finally:
+            for part, home in zip(parts, homes, strict=True):
+                part.to(home)
+
+
+def _plain(network: nn.Module | None) -> nn.Module | None:
+    return getattr(network, "_orig_mod", network)
+
+
+def _require_known(pipeline: Pipeline) -> None:
+    """Refuse what could only fail later, in the middle of a search."""
+    kind = type(pipeline).__name__
+    parts = ("vae", "text_encoder", "tokenizer", "scheduler", "encode_prompt")
+    missing = [part for part in parts if getattr(pipeline, part, None) is None]
+    if not UNetModel.knows(pipeline) or missing:
+        raise ModelError(
+            f"found a {kind} without {', '.join(missing) or 'a plain U-Net'}; expected a pipeline "
+            "with a U-Net, a VAE, a tokenizer and a text encoder; load Stable Diffusion 1.x, 2.x "
+            "or XL"
+        )
+    config = _plain(pipeline.unet).config
+    channels = pipeline.vae.config.latent_channels
+    wanted = {
+        f"input of {config.in_channels} channels, not {channels}": config.in_channels != channels,
+        "class_embed_type": config.class_embed_type not in (None, "timestep"),
+        "addition_embed_type": config.addition_embed_type not in (None, "text_time"),
+        "encoder_hid_dim_type": config.encoder_hid_dim_type not in (None, "ip_image_proj"),
+    }
+    if any(wanted.values()):
+        raise ModelError(
+            f"found a {kind} whose U-Net wants more than a prompt "
+            f"({', '.join(name for name in wanted if wanted[name])}); expected a U-Net that text "
+            "alone conditions; load Stable Diffusion 1.x, 2.x or XL, not a model for inpainting, "
+            "upscaling or unCLIP"
+        )
+
+
+def _home(part: nn.Module) -> torch.device:
+    """Say where a part runs, which under offloading is not where it lies."""
+    hook = getattr(part, "_hf_hook", None)
+    home = getattr(hook, "execution_device", None)
+    return part.device if home is None else torch.device(home)
+
+
+def _awake(module: nn.Module) -> torch.device:
+    """Bring an offloaded network to where it runs before its weights are replaced."""
+    hook = getattr(module, "_hf_hook", None)
+    if hook is not None:
+        hook.pre_forward(module)
+    return _home(module)
+
+
+@contextmanager
+def _recomputing(module: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let gradient checkpointing recompute with ``parameters``, not with the module's own."""
+    names = {id(part): f"{name}." for name, part in module.named_modules()}
+
+    def checkpointed(part: nn.Module, *inputs: Tensor | None) -> Tensor | tuple[Tensor, ...]:
+        start = names[id(part)]
+        own = {n.removeprefix(start): p for n, p in parameters.items() if n.startswith(start)}
+        return checkpoint(functional_call, part, own, inputs, use_reentrant=False)
+
+    parts = [part for part in module.modules() if getattr(part, "gradient_checkpointing", False)]
+    before = [part._gradient_checkpointing_func for part in parts]
+    try:
+        for part in parts:
+            part._gradient_checkpointing_func = checkpointed
+        yield
+    finally:
+        for part, function in zip(parts, before, strict=True):
+            part._gradient_checkpointing_func = function
+
+
+@contextmanager
+def _precise(vae: nn.Module) -> Iterator[None]:
+    """Hold a VAE that overflows in half precision in single precision meanwhile."""
+    before = vae.dtype
+    if not vae.config.get("force_upcast") or before != torch.float16:
+        yield
+        return
+    vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        vae.to(before)
+
+
+def _mean(vae: nn.Module, picture: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 c y x"]:
+    """Encode one picture in [-1, 1], scaled as the U-Net was trained on it."""
+    encoded = vae.encode(picture.to(_home(vae), vae.dtype))
+    posterior = getattr(encoded, "latent_dist", None)
+    latents = (encoded.latents if posterior is None else posterior.mode()).float()
+    config, shape = vae.config, (1, -1, 1, 1)
+    if config.get("latents_mean") is not None and config.get("latents_std") is not None:
+        latents = latents - torch.tensor(config.latents_mean).view(shape).to(latents)
+        latents = latents / torch.tensor(config.latents_std).view(shape).to(latents)
+    scale = config.get("scaling_factor")
+    return (latents - (config.get("shift_factor") or 0.0)) * (1.0 if scale is None else scale)
