@@ -18,6 +18,7 @@ Grid = Float[np.ndarray, "h w"]
 Canvas = Float[np.ndarray, "h w 3"]
 Colour = tuple[int, int, int]
 Option = TypeVar("Option")
+Number = int | float
 
 DAY = (
     ((95, 160, 230), (205, 228, 248)),
@@ -53,7 +54,7 @@ class _Brush:
         self.rng, self.size = rng, size
         self.y, self.x = (np.mgrid[0:size, 0:size] + 0.5) / size
 
-    def between(self, low: float, high: float) -> float:
+    def between(self, low: Number, high: Number) -> float:
         return float(self.rng.uniform(low, high))
 
     def one(self, options: Sequence[Option]) -> Option:
@@ -77,14 +78,14 @@ class _Brush:
         """0 at the horizon and above, 1 at the lower edge."""
         return np.clip((self.y - horizon) / (1 - horizon), 0, 1)
 
-    def floor(self, horizon: float, octaves: int, scale: float = 1) -> Grid:
+    def floor(self, horizon: float, octaves: int, scale: Number = 1) -> Grid:
         """Noise lying on the ground, seen in perspective."""
         flat = self.noise(octaves, shape=(256, 512))
         depth = 1 / (0.95 * self.nearness(horizon) + 0.05)
         across, along = (self.x - 0.5) * depth * 70 * scale + 256, depth * 60 * scale
         return ndimage.map_coordinates(flat, [along % 255, across % 511], order=1, mode="wrap")
 
-    def sky(self, horizon: float, colours: tuple[Colour, Colour], clouds: float) -> Canvas:
+    def sky(self, horizon: float, colours: tuple[Colour, Colour], clouds: Number) -> Canvas:
         fall = np.clip(self.y / horizon, 0, 1)[..., None]
         canvas = np.array(colours[0]) * (1 - fall) + np.array(colours[1]) * fall
         cover = np.clip((self.noise(6, wide=3) - 0.5) * 3, 0, 1)[..., None] * clouds

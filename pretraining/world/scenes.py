@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from pretraining.world.captions import LIGHTS, PLACES, Labels, caption
+from pretraining.world.captions import LIGHTS, PLACES, RELATIONS, Labels, caption
 from pretraining.world.places import Place, paint
 from pretraining.world.stores import LookStore
 
@@ -111,8 +111,12 @@ def held_out_pair(first: str, second: str) -> bool:
 def plan(number: int, looks: LookStore, *, seed: int = 0, held_out: bool = False) -> Scene:
     """Plan a scene; with `held_out`, one that holds a combination training never shows."""
     rng = np.random.default_rng((seed, 3, number))
+    count = int(rng.choice(3, p=(0.72, 0.23, 0.05))) + 1
+    relation = (None, RELATIONS[rng.choice(6, p=(0.3, 0.2, 0.13, 0.13, 0.12, 0.12))], "and")[
+        count - 1
+    ]
     while True:
-        relation, nouns = _cast(rng)
+        nouns = _cast(rng, count, relation)
         place = tuple(PLACES)[rng.integers(len(PLACES))]
         unseen = any(held_out_place(noun, place) for noun in nouns)
         unseen = unseen or any(held_out_pair(*pair) for pair in combinations(nouns, 2))
@@ -133,18 +137,12 @@ def plan(number: int, looks: LookStore, *, seed: int = 0, held_out: bool = False
     return Scene(spots, place, backdrop, mirrored, light, relation, text, held_out)
 
 
-def _cast(rng: np.random.Generator) -> tuple[str | None, list[str]]:
-    """Draw how many things, which nouns and how they stand to each other."""
-    count = int(rng.choice(3, p=(0.72, 0.23, 0.05))) + 1
-    nouns = [NOUNS[k] for k in rng.permutation(len(NOUNS))[:count]]
-    if count != 2:
-        return ("and" if count == 3 else None), nouns
-    relations = ("and", "next to", "to the left of", "to the right of", "in front of", "on")
-    relation = relations[rng.choice(6, p=(0.3, 0.2, 0.13, 0.13, 0.12, 0.12))]
+def _cast(rng: np.random.Generator, count: int, relation: str | None) -> list[str]:
+    """Draw different nouns; for "on" a pair of which one can carry the other."""
     if relation == "on":
-        below = ("barrel", "car")[rng.integers(2)]
-        nouns = [ON[below][rng.integers(len(ON[below]))], below]
-    return relation, nouns
+        below = tuple(ON)[rng.integers(len(ON))]
+        return [ON[below][rng.integers(len(ON[below]))], below]
+    return [NOUNS[k] for k in rng.permutation(len(NOUNS))[:count]]
 
 
 def ground_of(place: str, backdrop: int, seed: int) -> float:

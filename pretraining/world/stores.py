@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from pretraining.world.captions import Labels
 
 LOOK_SIZE = 104
+AnyStore = TypeVar("AnyStore", bound="Store")
 
 
 class Store:
@@ -30,7 +31,7 @@ class Store:
         self._places = [(part, k) for part, array in enumerate(arrays) for k in range(len(array))]
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls: type[AnyStore], folder: Path) -> AnyStore:
         """Open the finished parts in a folder.
 
         Raises:
