@@ -13,15 +13,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pretraining.world.solids import Points, Triple
+from pretraining.world.solids import Number, Points, Triple
 
-Rgb = tuple[float, float, float]
+Rgb = tuple[Number, Number, Number]
 Colour = tuple[str, Rgb]
 Paint = Callable[[Float[Tensor, "3 n"]], Float[Tensor, "n 3"]]
 Region = Callable[[Float[Tensor, "3 n"]], Bool[Tensor, " n"]]
 
 # Lowest and highest hue, saturation and value.
-COLOURS: dict[str, tuple[float, float, float, float, float, float]] = {
+COLOURS: dict[str, tuple[float, ...]] = {
     "red": (-0.02, 0.01, 0.8, 0.95, 0.65, 0.9),
     "orange": (0.055, 0.085, 0.8, 0.95, 0.9, 1.0),
     "yellow": (0.13, 0.155, 0.75, 0.95, 0.9, 1.0),
@@ -68,17 +68,17 @@ def _turns(p: Points) -> Tensor:
     return torch.atan2(p[0], p[2]) / math.tau
 
 
-def stripes(pitch: float, phase: float, duty: float, axis: int = 1) -> Region:
+def stripes(pitch: Number, phase: Number, duty: Number, axis: int = 1) -> Region:
     """Return level stripes, `pitch` from one to the next, `duty` of it filled."""
     return lambda p: (p[axis] / pitch + phase) % 1 < duty
 
 
-def panels(count: int, phase: float, duty: float = 0.5) -> Region:
+def panels(count: int, phase: Number, duty: Number = 0.5) -> Region:
     """Return `count` panels around y."""
     return lambda p: (_turns(p) * count + phase) % 1 < duty
 
 
-def dots(count: int, radius: float, spacing: float, phase: float) -> Region:
+def dots(count: int, radius: Number, spacing: Number, phase: Number) -> Region:
     """Return rows of `count` round dots around y, rows `spacing` apart and staggered."""
 
     def region(p: Points) -> Tensor:
@@ -92,7 +92,7 @@ def dots(count: int, radius: float, spacing: float, phase: float) -> Region:
     return region
 
 
-def zigzag(count: int, height: float, amplitude: float, width: float) -> Region:
+def zigzag(count: int, height: Number, amplitude: Number, width: Number) -> Region:
     """Return a zigzag line of `count` teeth around y at `height`."""
 
     def region(p: Points) -> Tensor:
@@ -102,7 +102,7 @@ def zigzag(count: int, height: float, amplitude: float, width: float) -> Region:
     return region
 
 
-def patches(seed: int, reach: Triple, bottom: float, radius: float) -> Region:
+def patches(seed: int, reach: Triple, bottom: Number, radius: Number) -> Region:
     """Return seven round patches spread over a body that reaches `reach` from (0, bottom, 0)."""
     rng = np.random.default_rng(seed)
     angle = 2.4 * np.arange(7) + rng.uniform(0, math.tau)  # the golden angle keeps them apart

@@ -15,21 +15,22 @@ from PIL import Image
 from torch import Tensor
 
 from pretraining.world.colours import Paint
-from pretraining.world.solids import Column, Points, Solid, Triple, turn, vector
+from pretraining.world.solids import Column, Number, Points, Solid, Triple, turn, vector
 
 torch.set_flush_denormal(True)  # numbers near 0 else slow some processors a hundredfold
 
 Part = tuple[Solid, Paint]
-# Rays that still creep along an edge after all rounds count as hits when this close.
-_TOUCH, _ROUNDS, _GRAZE = 0.005, 7, 0.03
+# A hit is this close. Rays that run along a face are still on their way in after all rounds;
+# they count as hits when near enough and nearing.
+_TOUCH, _ROUNDS, _GRAZE = 0.004, 6, 0.02
 
 
 @torch.inference_mode()
 def render(
     parts: Sequence[Part],
     *,
-    yaw: float,
-    pitch: float,
+    yaw: Number,
+    pitch: Number,
     light: Triple,
     size: int = 104,
     tint: Triple = (1.0, 1.0, 1.0),
@@ -95,9 +96,8 @@ def _trace(
     """Return how near the surface is along `back` from each origin; minus infinity: a miss."""
     depth = torch.full((origins.shape[1],), -torch.inf)
     alive, z = torch.arange(len(depth)), torch.full_like(depth, near)
-    p = origins + near * back
+    p, gap = origins + near * back, depth
     for _ in range(_ROUNDS):
-        gap = torch.zeros_like(z)
         for _ in range(3):
             gap = solid.distance(p)
             z = z - gap
@@ -107,9 +107,9 @@ def _trace(
         go = (~touched & (z > far)).nonzero()[:, 0]
         if not len(go):
             return depth
-        alive, z, p = alive[go], z[go], p[:, go]
-    grazed = solid.distance(p) < _GRAZE
-    depth[alive[grazed]] = z[grazed]
+        alive, z, p, gap = alive[go], z[go], p[:, go], gap[go]
+    creeping = (solid.distance(p) < gap) & (gap < _GRAZE)
+    depth[alive[creeping]] = z[creeping]
     return depth
 
 
@@ -177,7 +177,7 @@ def _softness(
     return torch.stack([occlusion, shadow])
 
 
-def _shrink(image: Float[Tensor, "h w 4"], size: int) -> UInt8[np.ndarray, "h w 4"]:
+def _shrink(image: Float[Tensor, "rows columns 4"], size: int) -> UInt8[np.ndarray, "h w 4"]:
     """Crop to what is opaque and shrink to `size`; colours are weighted by opacity."""
     solid = image[..., 3] > 0
     rows, columns = solid.any(1).nonzero()[:, 0], solid.any(0).nonzero()[:, 0]

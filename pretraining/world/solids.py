@@ -18,7 +18,8 @@ from torch import Tensor
 
 Points = Float[Tensor, "3 n"]
 Column = Float[Tensor, "3 1"]
-Triple = tuple[float, float, float]
+Number = float | int  # type checks at run time take no int for a float
+Triple = tuple[Number, Number, Number]
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,12 @@ class Solid:
     support: Callable[[Points], Float[Tensor, " n"]]
 
 
-def vector(values: Sequence[float]) -> Column:
+def vector(values: Sequence[Number]) -> Column:
     """Return three numbers as a column."""
     return torch.tensor(values, dtype=torch.float32)[:, None]
 
 
-def turn(axis: str, degrees: float) -> Float[Tensor, "3 3"]:
+def turn(axis: str, degrees: Number) -> Float[Tensor, "3 3"]:
     """Return the rotation about `axis` ("x", "y" or "z")."""
     a = math.radians(degrees)
     c, s = math.cos(a), math.sin(a)
@@ -58,7 +59,7 @@ def _placed(solid: Solid, centre: Triple, turned: Tensor | None) -> Solid:
     )
 
 
-def sphere(centre: Triple, radius: float) -> Solid:
+def sphere(centre: Triple, radius: Number) -> Solid:
     """Return a ball."""
     c = vector(centre)
     return Solid(
@@ -79,22 +80,28 @@ def ellipsoid(centre: Triple, radii: Triple, turned: Tensor | None = None) -> So
     return _placed(Solid(distance, lambda d: (d * r).square().sum(0).sqrt()), centre, turned)
 
 
-def capsule(start: Triple, end: Triple, radius: float, end_radius: float | None = None) -> Solid:
-    """Return a rod with round ends, tapering to `end_radius`."""
+def capsule(start: Triple, end: Triple, radius: Number, end_radius: Number | None = None) -> Solid:
+    """Return the hull of two balls, the second of `end_radius` (default: the first's)."""
     a, b = vector(start), vector(end)
     axis = b - a
     along = axis / axis.square().sum()
     last = radius if end_radius is None else end_radius
+    # The nearest of the balls between the ends lies off the foot of the perpendicular.
+    slope = (last - radius) / float(axis.norm())
+    lean = slope / math.sqrt(1 - slope**2) / float(axis.norm())
 
     def distance(p: Points) -> Tensor:
         q = p - a
-        t = (q * along).sum(0).clamp(0, 1)
+        t = (q * along).sum(0)
+        if lean:
+            t = t + lean * (q - axis * t).square().sum(0).sqrt()
+        t = t.clamp(0, 1)
         return (q - axis * t).square().sum(0).sqrt() - radius - (last - radius) * t
 
     return Solid(distance, lambda d: torch.maximum((d * a).sum(0) + radius, (d * b).sum(0) + last))
 
 
-def box(centre: Triple, half: Triple, rounding: float, turned: Tensor | None = None) -> Solid:
+def box(centre: Triple, half: Triple, rounding: Number, turned: Tensor | None = None) -> Solid:
     """Return a box with rounded edges; `half` are its half sides."""
     h = vector(half)
 
@@ -106,7 +113,7 @@ def box(centre: Triple, half: Triple, rounding: float, turned: Tensor | None = N
 
 
 def cylinder(
-    centre: Triple, radius: float, half: float, rounding: float, turned: Tensor | None = None
+    centre: Triple, radius: Number, half: Number, rounding: Number, turned: Tensor | None = None
 ) -> Solid:
     """Return a cylinder about y with rounded edges; `half` is half its height."""
 
@@ -120,7 +127,7 @@ def cylinder(
     return _placed(solid, centre, turned)
 
 
-def torus(centre: Triple, ring: float, radius: float, turned: Tensor | None = None) -> Solid:
+def torus(centre: Triple, ring: Number, radius: Number, turned: Tensor | None = None) -> Solid:
     """Return a ring about y."""
     solid = Solid(
         lambda p: ((_across(p) - ring).square() + p[1].square()).sqrt() - radius,
@@ -129,7 +136,7 @@ def torus(centre: Triple, ring: float, radius: float, turned: Tensor | None = No
     return _placed(solid, centre, turned)
 
 
-def lathe(keys: Sequence[tuple[float, float]], pieces: int = 96) -> Solid:
+def lathe(keys: Sequence[tuple[Number, Number]], pieces: int = 96) -> Solid:
     """Return a solid of revolution about y, smooth through `(height, radius)` keys."""
     bottom, top = keys[0][0], keys[-1][0]
     heights = torch.linspace(bottom, top, pieces + 1)
@@ -158,7 +165,7 @@ def _across(p: Points) -> Float[Tensor, " n"]:
     return (p[0].square() + p[2].square()).sqrt()
 
 
-def union(*solids: Solid, blend: float = 0.05) -> Solid:
+def union(*solids: Solid, blend: Number = 0.05) -> Solid:
     """Join solids; seams are `blend` wide are rounded. Never above the smallest distance."""
 
     def distance(p: Points) -> Tensor:
@@ -180,7 +187,7 @@ def minus(solid: Solid, hole: Solid) -> Solid:
     return Solid(lambda p: torch.maximum(solid.distance(p), -hole.distance(p)), solid.support)
 
 
-def shell(solid: Solid, thickness: float) -> Solid:
+def shell(solid: Solid, thickness: Number) -> Solid:
     """Return the skin of a solid, `thickness` to either side of its surface."""
     return Solid(
         lambda p: solid.distance(p).abs() - thickness, lambda d: solid.support(d) + thickness

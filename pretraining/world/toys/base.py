@@ -28,11 +28,11 @@ from pretraining.world.colours import (
     zigzag,
 )
 from pretraining.world.render import Part
-from pretraining.world.solids import Points, sphere, union, vector
+from pretraining.world.solids import Number, Points, sphere, union, vector
 
 # Numbers, words and (word, rgb) pairs by name; only a toy's own build function reads them.
 Parameters = Mapping[str, Any]
-Bounds = tuple[float, float]
+Bounds = tuple[Number, Number]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ class Toy:
         }
 
 
-def eyes(x: float, y: float, z: float, apart: float, radius: float, iris: Rgb = WHITE) -> Part:
+def eyes(
+    x: Number, y: Number, z: Number, apart: Number, radius: Number, iris: Rgb = WHITE
+) -> Part:
     """Return two eyes with dark pupils, seen on any coat."""
     left, right = ((x + side * apart, y, z) for side in (-1, 1))
     balls = union(sphere(left, radius), sphere(right, radius))
@@ -92,7 +94,7 @@ COVER_NUMBERS: dict[str, Bounds] = {
 COVERS = ("plain", "band", "stripes", "dots", "zigzag", "panels")
 
 
-def covered(parameters: Parameters, height: float) -> Paint:
+def covered(parameters: Parameters, height: Number) -> Paint:
     """Return the paint of a round body of that height: main colour, patterned in the second."""
     count, level = int(parameters["count"]), parameters["level"] * height
     main, second = parameters["main"][1], parameters["second"][1]
