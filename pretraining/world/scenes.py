@@ -18,27 +18,24 @@ from PIL import Image
 from pretraining.world.captions import LIGHTS, PLACES, RELATIONS, Labels, caption
 from pretraining.world.places import Place, paint
 from pretraining.world.stores import LookStore
+from pretraining.world.toys import NOUNS as TOYS
 
 BACKDROPS = 40
-SIZES = {  # of the real things, in cm; animals and toys as toys
-    "cat": 40,
-    "dog": 45,
-    "rabbit": 35,
-    "teddy bear": 35,
-    "jar": 40,
-    "teapot": 30,
-    "cup": 22,
-    "barrel": 60,
-    "ball": 25,
-    "car": 60,
-    "chair": 70,
-    "hat": 30,
-    "sunglasses": 25,
-    "flower": 45,
-    "woman": 70,
-    "lamp": 50,
+COUNTS = (0.72, 0.23, 0.05)  # of pictures with one, two and three things
+OFTEN = (0.3, 0.2, 0.13, 0.13, 0.12, 0.12)  # each relation of two things
+NOUNS = tuple(TOYS)
+SIZES = {  # of the real things, in cm
+    22: ("cup",),
+    25: ("ball", "sunglasses"),
+    30: ("teapot", "hat"),
+    35: ("rabbit", "teddy bear"),
+    40: ("cat", "jar"),
+    45: ("dog", "flower"),
+    50: ("lamp",),
+    60: ("barrel", "car"),
+    70: ("chair", "woman"),
 }
-NOUNS = tuple(SIZES)
+REAL = {noun: size**0.5 for size, nouns in SIZES.items() for noun in nouns}  # compressed
 ON = {
     "barrel": ("cat", "rabbit", "teddy bear", "teapot", "cup", "ball", "hat", "flower", "lamp"),
     "car": ("cat", "rabbit", "teddy bear", "hat", "ball"),
@@ -86,16 +83,11 @@ class Thing(Labels):
 
 
 @dataclass(frozen=True)
-class Picture:
+class Picture(Scene):
     """A painted scene; things in the order of the caption."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
-    caption: str
     things: tuple[Thing, ...]
-    place: str
-    light: str | None
-    relation: str | None
-    held_out: bool
 
 
 def held_out_place(noun: str, place: str) -> bool:
@@ -111,10 +103,8 @@ def held_out_pair(first: str, second: str) -> bool:
 def plan(number: int, looks: LookStore, *, seed: int = 0, held_out: bool = False) -> Scene:
     """Plan a scene; with `held_out`, one that holds a combination training never shows."""
     rng = np.random.default_rng((seed, 3, number))
-    count = int(rng.choice(3, p=(0.72, 0.23, 0.05))) + 1
-    relation = (None, RELATIONS[rng.choice(6, p=(0.3, 0.2, 0.13, 0.13, 0.12, 0.12))], "and")[
-        count - 1
-    ]
+    count = int(rng.choice(3, p=COUNTS)) + 1
+    relation = (None, RELATIONS[rng.choice(6, p=OFTEN)], "and")[count - 1]
     while True:
         nouns = _cast(rng, count, relation)
         place = tuple(PLACES)[rng.integers(len(PLACES))]
@@ -174,7 +164,7 @@ def _arrange(
     sides = np.array([look["size"][::-1] for look in looks], float)  # width, height
     shapes = sides / sides.max(axis=1, keepdims=True)
     flips = [bool(flip) for flip in rng.random(len(rows)) < 0.5]
-    real = np.array([SIZES[look["noun"]] for look in looks], float) ** 0.5
+    real = np.array([REAL[look["noun"]] for look in looks])
     shapes = shapes * (real / real.max())[:, None]
     if relation == "on":
         return _stacked(rng, rows, looks, shapes, ground, flips)
@@ -264,9 +254,7 @@ def develop(scene: Scene, looks: LookStore, *, seed: int = 0, size: int = 128) -
         Thing(**vars(looks.labels(spot.look)), box=_box(owner == k), mask=owner == k)
         for k, spot in enumerate(spots)
     )
-    pixels = np.asarray(canvas)
-    labels = (scene.place, scene.light, scene.relation, scene.held_out)
-    return Picture(pixels, scene.caption, things, *labels)
+    return Picture(**vars(scene), pixels=np.asarray(canvas), things=things)
 
 
 def _placed(
