@@ -63,8 +63,7 @@ def sphere(centre: Triple, radius: Number) -> Solid:
     """Return a ball."""
     c = vector(centre)
     return Solid(
-        lambda p: (p - c).square().sum(0).sqrt() - radius,
-        lambda d: (d * c).sum(0) + radius,
+        lambda p: (p - c).square().sum(0).sqrt() - radius, lambda d: (d * c).sum(0) + radius
     )
 
 
@@ -185,10 +184,3 @@ def union(*solids: Solid, blend: Number = 0.05) -> Solid:
 def minus(solid: Solid, hole: Solid) -> Solid:
     """Cut `hole` out of `solid`."""
     return Solid(lambda p: torch.maximum(solid.distance(p), -hole.distance(p)), solid.support)
-
-
-def shell(solid: Solid, thickness: Number) -> Solid:
-    """Return the skin of a solid, `thickness` to either side of its surface."""
-    return Solid(
-        lambda p: solid.distance(p).abs() - thickness, lambda d: solid.support(d) + thickness
-    )

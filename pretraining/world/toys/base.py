@@ -86,11 +86,7 @@ def eyes(
 
 
 # What `covered` reads, for the toys that use it.
-COVER_NUMBERS: dict[str, Bounds] = {
-    "count": (5, 9),
-    "level": (0.42, 0.6),
-    "phase": (0, 1),
-}
+COVER_NUMBERS: dict[str, Bounds] = {"count": (5, 9), "level": (0.42, 0.6), "phase": (0, 1)}
 COVERS = ("plain", "band", "stripes", "dots", "zigzag", "panels")
 
 

@@ -8,6 +8,7 @@ import torch
 
 from pretraining.world.colours import (
     COLOURS,
+    Region,
     dots,
     draw_colour,
     panels,
@@ -60,8 +61,7 @@ def ring(count: int = 40_000) -> torch.Tensor:
         (zigzag(6, 1.0, 0.1, 0.05), 0.05),
     ],
 )
-def test_a_pattern_fills_its_share(region: object, share: float) -> None:
-    assert callable(region)
+def test_a_pattern_fills_its_share(region: Region, share: float) -> None:
     assert region(ring()).float().mean() == pytest.approx(share, abs=0.01)
 
 

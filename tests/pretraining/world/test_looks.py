@@ -4,6 +4,7 @@ import math
 import pickle
 import re
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def repainted(look: Look, key: str) -> Look:
     """Return the look with one colour turned into its opposite."""
     word, rgb = look.parameters[key]
     opposite = tuple(1 - c for c in rgb)
-    return Look(**vars(look) | {"parameters": {**look.parameters, key: (word, opposite)}})
+    return replace(look, parameters={**look.parameters, key: (word, opposite)})
 
 
 @pytest.mark.parametrize(
@@ -92,8 +93,7 @@ def test_a_distance_counts_a_whole_range_as_one() -> None:
     car = subject_look("red_car")
     low, high = NOUNS["car"].numbers["length"]
     ends = [
-        Look(**vars(car) | {"parameters": {**car.parameters, "length": length}})
-        for length in (low, high)
+        replace(car, parameters={**car.parameters, "length": length}) for length in (low, high)
     ]
     assert distance(*ends) == pytest.approx(1 / math.sqrt(len(car.parameters)))
 

@@ -11,7 +11,6 @@ from pretraining.world.solids import (
     ellipsoid,
     lathe,
     minus,
-    shell,
     sphere,
     torus,
     turn,
@@ -27,7 +26,6 @@ SOLIDS = {
     "torus": torus((0.0, 1.0, 0.0), 0.5, 0.15, turn("x", 70)),
     "lathe": lathe([(0.0, 0.3), (0.7, 0.6), (1.2, 0.2), (1.5, 0.4)]),
     "union": union(sphere((0.3, 1.0, 0.0), 0.3), sphere((-0.3, 1.0, 0.0), 0.3), blend=0.1),
-    "shell": shell(sphere((0.0, 1.0, 0.0), 0.5), 0.05),
 }
 
 
