@@ -57,5 +57,7 @@ def _write_set(folder: Path, key: str | None, pictures: list[Picture]) -> None:
         row = picture_row(picture)
         thing = row.pop("things")[0]
         rows.append({"file": name, "place": row["place"], **thing})
-    labels = {"subject": key, "noun": rows[0]["noun"], "photos": rows}
+    labels: dict[str, Any] = {"subject": key, "noun": rows[0]["noun"], "photos": rows}
+    if key:
+        labels["tuning"] = SUBJECTS[key].tuning
     (folder / "labels.json").write_text(json.dumps(labels, indent=1) + "\n")
