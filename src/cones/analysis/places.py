@@ -1,0 +1,87 @@
+"""Where concept neurons lie: by block of the U-Net, kind of projection, head and row.
+
+A row of a projection is an output channel; attention heads share the rows out in order. A mask
+does not hold the number of heads, so it has to be given, or guessed by :func:`likely_heads`.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from cones.errors import MaskError
+from cones.mask import Mask
+
+KINDS = {"attn1": "self", "attn2": "cross", "to_k": "K", "to_v": "V"}
+STAGES = ("down_blocks", "mid_block", "up_blocks")
+# By width of the text states: Stable Diffusion 1 has 8 heads everywhere, 2 and XL one per 64 rows.
+HEADS, HEAD_WIDTH = {768: 8}, {1024: 64, 2048: 64}
+
+
+def block_of(name: str) -> str:
+    """Name the block that a parameter is in, such as ``down 0`` or ``mid``."""
+    stage, number = name.split(".")[:2] if "." in name else (name, "")
+    return stage.replace("_blocks", f" {number}").removesuffix("_block")
+
+
+def kind_of(name: str) -> str:
+    """Name attention and projection, such as ``cross V``; ``other`` where the name tells none."""
+    words = [KINDS[part] for part in name.split(".") if part in KINDS]
+    return " ".join(words) if len(words) == 2 else "other"
+
+
+def short(name: str) -> str:
+    """Shorten a parameter's name to its block, numbers and kind: ``down 0.1.0 cross V``."""
+    if kind_of(name) == "other":
+        return name.removesuffix(".weight")
+    numbers = ".".join(part for part in name.split(".") if part.isdigit())
+    return f"{name.split('_block')[0]} {numbers} {kind_of(name)}"
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Sort parameters as a picture passes them: down, middle, up; otherwise as they come."""
+    return sorted(names, key=lambda name: [*STAGES, name.split(".")[0]].index(name.split(".")[0]))
+
+
+def in_rows(mask: Mask, name: str) -> Int64[Tensor, " rows"]:
+    """Count the neurons in every row (output channel) of a projection.
+
+    Raises:
+        MaskError: The mask has no such parameter, or it has no rows and columns.
+    """
+    shape = mask.shapes.get(name, ())
+    if len(shape) != 2 or not shape[1]:
+        raise MaskError(
+            f"found {name!r} absent or of shape {shape}; expected a parameter of the mask with "
+            "rows and columns; choose one of its names"
+        )
+    return torch.bincount(mask.indices[name] // shape[1], minlength=shape[0])
+
+
+def in_heads(mask: Mask, name: str, *, heads: int) -> Int64[Tensor, " heads"]:
+    """Count the neurons of one projection in every attention head.
+
+    Raises:
+        MaskError: As :func:`in_rows`, or the rows cannot be dealt out to the heads.
+    """
+    rows = in_rows(mask, name)
+    if heads < 1 or len(rows) % heads:
+        raise MaskError(
+            f"found {len(rows)} rows in {name!r} for {heads} heads; expected a number of heads "
+            "that divides the rows; give the number in the model's configuration"
+        )
+    return rows.unflatten(0, (heads, -1)).sum(1)
+
+
+def likely_heads(mask: Mask) -> dict[str, int]:
+    """Guess the heads of every projection from the width of the text states.
+
+    Empty for a model that is not known.
+    """
+    flat = {name: shape for name, shape in mask.shapes.items() if len(shape) == 2}
+    widths = {shape[1] for name, shape in flat.items() if "attn2" in name.split(".")}
+    width = widths.pop() if len(widths) == 1 else 0
+    rows = {name: shape[0] for name, shape in flat.items()}
+    found = {n: HEADS.get(width) or r // HEAD_WIDTH.get(width, r + 1) for n, r in rows.items()}
+    return {name: heads for name, heads in found.items() if heads and rows[name] % heads == 0}
