@@ -8,17 +8,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cones.concept import Concept, Word
-    from cones.concept_file import load
-    from cones.drawing import compare, generate
-    from cones.errors import ConesError
-    from cones.exporting import export
-    from cones.intervention import Intervention, shut
-    from cones.mask import Mask
-    from cones.models.loading import load_pipeline
-    from cones.search.find import find, find_jointly
-    from cones.search.settings import Settings
-    from cones.subject import Subject
+    from cones.concept import Concept as Concept
+    from cones.concept import Word as Word
+    from cones.concept_file import load as load
+    from cones.drawing import compare as compare
+    from cones.drawing import generate as generate
+    from cones.errors import ConesError as ConesError
+    from cones.exporting import export as export
+    from cones.intervention import Intervention as Intervention
+    from cones.intervention import shut as shut
+    from cones.mask import Mask as Mask
+    from cones.models.loading import load_pipeline as load_pipeline
+    from cones.search.find import find as find
+    from cones.search.find import find_jointly as find_jointly
+    from cones.search.settings import Settings as Settings
+    from cones.subject import Subject as Subject
 
 __version__ = "0.2.0"
 
@@ -39,23 +43,7 @@ _HOMES = {
     "shut": "intervention",
     "ConesError": "errors",
 }
-__all__ = [  # noqa: RUF022 - in the order in which one meets them
-    "load_pipeline",
-    "find",
-    "find_jointly",
-    "Settings",
-    "Subject",
-    "Concept",
-    "Word",
-    "load",
-    "generate",
-    "compare",
-    "export",
-    "Mask",
-    "Intervention",
-    "shut",
-    "ConesError",
-]
+__all__ = [*_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> object:

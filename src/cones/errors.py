@@ -1,16 +1,7 @@
-"""Every error the library raises on purpose.
+"""Every error the library raises on purpose; ``except ConesError`` catches all of them.
 
-``except ConesError`` catches all of them. Each is also the built-in error it resembles. A message
-has three parts: what was found; what was expected; what to do::
-
-    ConesError
-    ├── MaskError (ValueError)             a mask or concept does not fit a model, or another one
-    ├── FileError (ValueError)             a concept file is damaged, or something else
-    ├── SubjectError (ValueError)          photos, noun or identifier cannot be used
-    ├── SearchError (ValueError)           a search was asked for something impossible
-    ├── PromptError (ValueError)           a prompt would not do what it says
-    ├── ModelError (TypeError)             a pipeline is missing, or of an unsupported kind
-    └── InterventionError (RuntimeError)   weights cannot be written now
+Each is also the built-in error it resembles. A message has three parts: what was found; what was
+expected; what to do.
 """
 
 

@@ -45,34 +45,25 @@ class Fingerprint:
 
         Pass all K/V weights of the model, whatever the scope of a search, so that concepts of
         different scopes can meet.
-
-        Raises:
-            MaskError: There are no weights.
         """
-        if not any(w.numel() for w in weights.values()):
+        order = sorted(name for name, weight in weights.items() if weight.numel())
+        if not order:
             raise MaskError(
                 f"{model!r} gave no weights; expected at least one; pass what the model searches"
             )
-        order = sorted(weights)
         layout = hashlib.sha256(repr([(n, tuple(weights[n].shape)) for n in order]).encode())
         values, precisions = hashlib.sha256(), {"bfloat16", "float16"}
         for name in order:
-            wide = _wide(weights[name])
+            wide = weights[name].detach().to("cpu", torch.float32).contiguous()
             values.update(wide.numpy().astype("<f4", copy=False).tobytes())
             precisions = {p for p in precisions if wide.equal(wide.to(getattr(torch, p)).float())}
         precision = min(precisions, default="float32")
-        return cls(
-            model,
-            layout.hexdigest(),
-            f"{precision}:{values.hexdigest()}",
-            _signs([weights[n] for n in order]),
-        )
+        signs = _signs([weights[name] for name in order])
+        return cls(model, layout.hexdigest(), f"{precision}:{values.hexdigest()}", signs)
 
     def agreement(self, other: "Fingerprint") -> float:
         """Return the share of equal signs: 1 for a copy, about 0.5 for an unrelated model."""
         ours, theirs = (np.frombuffer(f.signs, dtype=np.uint8) for f in (self, other))
-        if len(ours) != len(theirs):
-            return 0.0
         return 1 - float(np.unpackbits(ours ^ theirs).mean())
 
     def compare(self, other: "Fingerprint") -> Verdict:
@@ -84,11 +75,9 @@ class Fingerprint:
         """
         if self.layout != other.layout:
             return "other-layout"
-        if self.weights == other.weights:
-            return "same"
         share = self.agreement(other)
-        precisions = {f.weights.split(":")[0] for f in (self, other)}
-        if share == 1 and len(precisions) == 2:
+        rounded = self.weights.split(":")[0] != other.weights.split(":")[0]
+        if self.weights == other.weights or (share == 1 and rounded):
             return "same"
         return "fine-tune" if share >= RELATED else "unrelated"
 
@@ -101,7 +90,7 @@ class Fingerprint:
         verdict = self.compare(found)
         if verdict in ("same", "fine-tune"):
             return verdict
-        why = "has other weights than"
+        why = "has other layers than"
         if verdict == "unrelated":
             why = f"shares {self.agreement(found):.0%} of signs, as by chance, with"
         raise MaskError(
@@ -110,20 +99,11 @@ class Fingerprint:
         )
 
 
-def _wide(weight: Tensor) -> Tensor:
-    return weight.detach().to("cpu", torch.float32).reshape(-1).contiguous()
-
-
 def _signs(weights: list[Tensor]) -> bytes:
-    """Pack the signs found at places that depend only on the number of weights."""
-    ends = np.cumsum([w.numel() for w in weights])
-    total = int(ends[-1])
-    places = [((k * GOLDEN % 2**64) * total) >> 64 for k in range(SIGNS)]
-    owners = np.searchsorted(ends, places, side="right")
-    local = np.array(places) - (ends[owners] - [weights[o].numel() for o in owners])
-    bits = np.zeros(SIGNS, dtype=bool)
-    for owner in np.unique(owners):
-        mine = owners == owner
-        chosen = weights[owner].detach().reshape(-1)[torch.from_numpy(local[mine])]
-        bits[mine] = torch.signbit(chosen).cpu().numpy()  # -0.0 too: half precision rounds to it
-    return np.packbits(bits).tobytes()
+    """Pack the signs at fixed places, as many in every parameter as make 1,024 in all."""
+    each, bits = -(-SIGNS // len(weights)), []
+    for weight in weights:
+        places = [(k * GOLDEN % 2**64) * weight.numel() >> 64 for k in range(1, each + 1)]
+        chosen = weight.detach().reshape(-1)[torch.tensor(places, device=weight.device)]
+        bits.append(torch.signbit(chosen).cpu())  # of -0.0 too: half precision rounds to it
+    return np.packbits(torch.cat(bits)[:SIGNS].numpy()).tobytes()

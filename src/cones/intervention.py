@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from cones.errors import InterventionError, MaskError
@@ -62,8 +61,7 @@ def shut(module: nn.Module, mask: Mask, *, strength: float = 1.0) -> AbstractCon
 
     Example:
         >>> layer = nn.Linear(2, 1, bias=False)
-        >>> mask = Mask({"weight": (1, 2)}, {"weight": torch.tensor([1])})
-        >>> with shut(layer, mask):
+        >>> with shut(layer, Mask({"weight": (1, 2)}, {"weight": torch.tensor([1])})):
         ...     layer.weight[0, 1].item()
         0.0
     """
@@ -95,53 +93,45 @@ class Intervention:
             raise InterventionError(
                 f"strength is {self.strength}; expected a finite number; 1 shuts completely"
             )
-        if self.values is None:
-            return
-        counts = {name: (len(index),) for name, index in self.mask.indices.items()}
-        found = {name: tuple(value.shape) for name, value in self.values.items()}
-        if counts != found:
-            odd = sorted(n for n in counts.keys() | found if counts.get(n) != found.get(n))[0]
+        expected = {name: (len(index),) for name, index in self.mask.indices.items()}
+        found = {name: tuple(value.shape) for name, value in (self.values or {}).items()}
+        if self.values is not None and found != expected:
+            names = expected.keys() | found.keys()
+            odd = min(name for name in names if expected.get(name) != found.get(name))
             raise InterventionError(
                 f"values of {odd!r} have shape {found.get(odd, 'absent')}; expected "
-                f"{counts.get(odd, 'absent')}; give one value per neuron of the mask"
+                f"{expected.get(odd, 'absent')}; give one value per neuron of the mask"
             )
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
-        """Write on entering and restore the exact bits on leaving, also after an exception.
-
-        Raises:
-            MaskError: ``module`` lacks a parameter of the mask or holds it in another shape.
-            InterventionError: A weight cannot be written, or another thread has changed this
-                module. Nothing has been changed in either case.
-        """
+        """Write on entering, restore the exact bits on leaving; raises what :func:`shut` does."""
         layers: list[tuple[Tensor, _Layer]] = []
         with _LOCK:
             weights = _writable(module, self.mask)
             use = _claimed(module)
         try:
-            with _LOCK:
+            with _LOCK, torch.no_grad():
                 for name, weight in weights.items():
-                    layer = _gathered(weight, self.mask.indices[name])
-                    _LAYERS.setdefault(weight, []).append(layer)
+                    positions = self.mask.indices[name].to(weight.device)
+                    layer = _Layer(positions, weight.detach().reshape(-1)[positions])
+                    _LAYERS[weight] = [*(_LAYERS.get(weight) or []), layer]
                     layers.append((weight, layer))
-                    _write(weight, layer.positions, self._written(name, layer.saved))
+                    _write(weight, positions, self._written(name, layer.saved))
             yield
         finally:
-            with _LOCK:
+            with _LOCK, torch.no_grad():
+                _USES.remove(use)
                 while layers:
                     weight, layer = layers.pop()
                     _write(weight, *_lifted(weight, layer))
-                _USES.remove(use)
 
     def _written(self, name: str, theta: Tensor) -> Tensor:
-        value = (
-            torch.zeros_like(theta) if self.values is None else self.values[name].to(theta.device)
-        )
-        if self.strength == 1:
-            return value
-        if self.strength == 0:
-            return theta
+        value = torch.zeros_like(theta)
+        if self.values is not None:
+            value = self.values[name].to(theta.device)
+        if self.strength in (0, 1):  # exact, where theta is not finite too
+            return value if self.strength else theta
         wide = torch.promote_types(theta.dtype, torch.float32)
         return theta.to(wide).lerp(value.to(wide), self.strength)
 
@@ -152,17 +142,20 @@ def _writable(module: nn.Module, mask: Mask) -> dict[str, Tensor]:
     weights = dict(module.named_parameters(remove_duplicate=False))
     for name, shape in mask.shapes.items():
         weight = weights.get(name)
-        problem = None if weight is None else _problem(weight)
-        if problem:
-            raise InterventionError(
-                f"{name!r} {problem}; expected an ordinary floating-point weight; load the model "
-                "in float32, float16 or bfloat16, without sequential offloading or quantisation"
-            )
         found = "absent" if weight is None else tuple(weight.shape)
-        if found != shape:
+        if weight is None or found != shape:
             raise MaskError(
                 f"{name!r} is {found} in the model; expected shape {shape} as in the mask; load "
                 "the base model this mask was searched on, without adapters or fused projections"
+            )
+        kind = type(weight.detach())
+        frozen = weight.is_inference() and not torch.is_inference_mode_enabled()
+        odd = kind is not Tensor or weight.is_meta or 0 in weight.stride() or frozen
+        if odd or weight.dtype not in WRITABLE:
+            raise InterventionError(
+                f"{name!r} is a {kind.__name__} of {weight.dtype} on {weight.device}, inference "
+                f"mode {frozen}; expected an ordinary floating-point weight; load the model in "
+                "float32, float16 or bfloat16, without sequential offloading or quantisation"
             )
     return {name: weights[name] for name in mask}
 
@@ -181,47 +174,17 @@ def _claimed(module: nn.Module) -> _Use:
     return use
 
 
-def _problem(weight: Tensor) -> str | None:
-    """Say why a weight cannot be written in place, if so."""
-    if is_lazy(weight):
-        return "is not initialised yet"
-    if weight.device.type == "meta":
-        return "is on the meta device and holds no numbers"
-    if weight.dtype not in WRITABLE:
-        return f"is {weight.dtype}"
-    if type(weight.detach()) is not Tensor:
-        return f"is a {type(weight.detach()).__name__}"
-    if any(
-        step == 0 and size > 1 for step, size in zip(weight.stride(), weight.shape, strict=True)
-    ):
-        return "repeats one number in memory"
-    if weight.is_inference() and not torch.is_inference_mode_enabled():
-        return "was made in inference mode"
-    return None
-
-
-@torch.no_grad()
-def _gathered(weight: Tensor, index: Tensor) -> _Layer:
-    """Save what is at ``index``."""
-    positions = index.to(weight.device)
-    return _Layer(positions, weight.detach().reshape(-1).index_select(0, positions))
-
-
-@torch.no_grad()
 def _write(weight: Tensor, positions: Tensor, values: Tensor) -> None:
     """Copy ``values`` to flat row-major ``positions`` of ``weight`` itself."""
     positions, values = positions.to(weight.device), values.to(weight)
     weight = weight.detach()  # shares the version counter: a stale backward pass is refused
-    if weight.is_contiguous():
-        weight.view(-1).index_copy_(0, positions, values)
-    else:
-        weight[torch.unravel_index(positions, weight.shape)] = values
+    weight[torch.unravel_index(positions, weight.shape)] = values
 
 
 def _lifted(weight: Tensor, layer: _Layer) -> tuple[Tensor, Tensor]:
     """Take a layer off its stack: later layers inherit what they cover, the rest is returned."""
     stack = _LAYERS[weight]
-    at = next(i for i, other in enumerate(stack) if other is layer)
+    at = stack.index(layer)
     positions, saved = layer.positions, layer.saved
     for later in stack[at + 1 :]:
         covered = torch.isin(positions, later.positions, assume_unique=True)
@@ -229,6 +192,4 @@ def _lifted(weight: Tensor, layer: _Layer) -> tuple[Tensor, Tensor]:
         later.saved[heirs] = saved[covered]
         positions, saved = positions[~covered], saved[~covered]
     del stack[at]
-    if not stack:
-        del _LAYERS[weight]
     return positions, saved

@@ -9,10 +9,11 @@ write there is :mod:`cones.intervention`.
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -29,8 +30,8 @@ class Mask:
 
     ``a | b`` joins two subjects ("concatenation", Sec. 3.2), ``a & b`` is what they share
     (Fig. 4a), ``a - b`` what only the first has, ``a ^ b`` what exactly one has, ``a <= b`` asks
-    whether ``b`` holds all of ``a``, and ``len(a)`` counts neurons. Operators return new masks;
-    iterating gives the names of the searched parameters.
+    whether ``b`` holds all of ``a``, ``len(a)`` counts neurons, iterating gives the names of the
+    searched parameters. Operators return new masks.
 
     Two masks may cover different parameters: a parameter that is absent holds no neuron, and
     masks with the same neurons are equal. ``a | b`` and ``a ^ b`` cover what either covers,
@@ -43,11 +44,6 @@ class Mask:
 
     Raises:
         MaskError: The two mappings disagree, or positions are unsorted or out of range.
-
-    Example:
-        >>> mask = Mask({"to_k.weight": (2, 3)}, {"to_k.weight": torch.tensor([0, 4])})
-        >>> mask
-        Mask(2 of 6 weights, 33.33%, in 1 parameter)
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -55,9 +51,8 @@ class Mask:
 
     def __post_init__(self) -> None:
         """Copy the mappings and refuse anything malformed."""
-        shapes = {str(n): tuple(int(d) for d in shape) for n, shape in self.shapes.items()}
-        if shapes.keys() != self.indices.keys():
-            odd = sorted(shapes.keys() ^ self.indices.keys())
+        shapes = {n: tuple(int(d) for d in shape) for n, shape in self.shapes.items()}
+        if odd := sorted(shapes.keys() ^ self.indices.keys()):
             raise MaskError(
                 f"{odd[0]!r} is in only one of shapes and indices ({len(odd)} such names); "
                 "expected the same names in both; pass an empty tensor where there is no neuron"
@@ -69,21 +64,16 @@ class Mask:
 
     @classmethod
     def where(cls, hits: Mapping[str, Bool[Tensor, "..."]]) -> "Mask":
-        """Build the mask whose neurons are the True entries of ``hits``.
-
-        Raises:
-            MaskError: An entry is not boolean.
-        """
+        """Build the mask whose neurons are the True entries of ``hits``."""
+        found = {}
         for name, hit in hits.items():
             if hit.dtype != torch.bool:
                 raise MaskError(
-                    f"hits[{name!r}] is {hit.dtype}; expected torch.bool; "
-                    "compare first, as in score > tau"
+                    f"hits[{name!r}] are {hit.dtype}; expected torch.bool; compare first, as in "
+                    "score > tau"
                 )
-        return cls(
-            {name: tuple(hit.shape) for name, hit in hits.items()},
-            {name: hit.reshape(-1).nonzero().squeeze(1).cpu() for name, hit in hits.items()},
-        )
+            found[name] = hit.reshape(-1).nonzero().squeeze(1).cpu()
+        return cls({name: tuple(hit.shape) for name, hit in hits.items()}, found)
 
     @classmethod
     def empty(cls, shapes: Mapping[str, tuple[int, ...]]) -> "Mask":
@@ -92,39 +82,26 @@ class Mask:
 
     def hits(self) -> dict[str, Bool[Tensor, "..."]]:
         """Return, per parameter, a new boolean tensor that is True at the neurons."""
-        found = {}
-        for name, shape in self.shapes.items():
-            flat = torch.zeros(math.prod(shape), dtype=torch.bool)
-            flat[self.indices[name]] = True
-            found[name] = flat.view(shape)
+        found = {n: torch.zeros(s, dtype=torch.bool) for n, s in self.shapes.items()}
+        for name, hit in found.items():
+            hit.view(-1)[self.indices[name]] = True
         return found
 
     def restricted(self, names: Iterable[str]) -> "Mask":
-        """Keep only the parameters ``names``, in the order of this mask; the rest is forgotten.
-
-        Raises:
-            MaskError: A name was not searched.
-        """
+        """Keep only the parameters ``names``, in the order of this mask; the rest is forgotten."""
         kept = set(names)
-        unknown = sorted(kept - self.shapes.keys())
-        if unknown:
+        if unknown := sorted(kept - self.shapes.keys()):
             raise MaskError(
-                f"{unknown[0]!r} was not searched ({len(unknown)} such names); expected names "
-                f"among the {len(self.shapes)} of this mask, such as {next(iter(self), None)!r}; "
-                "take names from mask.shapes"
+                f"{unknown[0]!r} was not searched ({len(unknown)} such names); expected some of "
+                f"the {len(self.shapes)} names in mask.shapes; take names from there"
             )
         shapes = {name: shape for name, shape in self.shapes.items() if name in kept}
         return Mask(shapes, {name: self.indices[name] for name in shapes})
 
     def random_like(self, generator: torch.Generator) -> "Mask":
-        """Draw a mask with the same count in every parameter, positions uniform.
-
-        The draw depends on the names, not on their order.
-        """
-        drawn = {
-            name: _draw(len(self.indices[name]), math.prod(self.shapes[name]), generator)
-            for name in sorted(self)
-        }
+        """Draw a mask with the same count in every parameter, positions uniform."""
+        counts = {name: len(self.indices[name]) for name in sorted(self)}  # order must not matter
+        drawn = {n: _draw(c, math.prod(self.shapes[n]), generator) for n, c in counts.items()}
         return Mask(self.shapes, drawn)
 
     def matched_like(
@@ -132,20 +109,11 @@ class Mask:
     ) -> "Mask":
         """Draw a mask with the same counts whose ``|theta|`` are distributed as in this one.
 
-        A stricter control than :meth:`random_like`: in each parameter the 64 equally full bins
+        A stricter control than :meth:`random_like`: in each parameter, the 64 equally full bins
         of ``|theta|`` get as many neurons as they have here.
-
-        Raises:
-            MaskError: ``weights`` lacks a parameter of this mask, or has it in another shape.
         """
         drawn = {}
         for name in sorted(self):
-            found = tuple(weights[name].shape) if name in weights else "absent"
-            if found != self.shapes[name]:
-                raise MaskError(
-                    f"{name!r} is {found} in weights; expected shape {self.shapes[name]}; pass "
-                    "the weights that were searched"
-                )
             order = weights[name].detach().abs().reshape(-1).cpu().argsort(stable=True)
             rank = torch.empty_like(order)
             rank[order] = torch.arange(len(order))
@@ -173,45 +141,36 @@ class Mask:
     def digest(self) -> str:
         """SHA-256 over the neurons: equal masks have equal digests, in every process."""
         sha = hashlib.sha256()
-        for name in sorted(self.shapes):
+        for name in sorted(name for name in self if len(self.indices[name])):
             index = self.indices[name].numpy().astype("<i8", copy=False)
-            if len(index):
-                sha.update(repr((name, self.shapes[name], len(index))).encode())
-                sha.update(index.tobytes())
+            sha.update(repr((name, self.shapes[name], len(index))).encode())
+            sha.update(index.tobytes())
         return sha.hexdigest()
 
     def __or__(self, other: "Mask") -> "Mask":
         """Join two masks ("concatenation", Sec. 3.2)."""
-        shapes = self._shapes_with(other)
-        return Mask(
-            shapes, {n: _sorted(self._at(n), _outside(other._at(n), self._at(n))) for n in shapes}
-        )
+        return self._combined(other, np.union1d, {**self.shapes, **other.shapes})
 
     def __and__(self, other: "Mask") -> "Mask":
         """Keep what both masks hold (Fig. 4a)."""
-        self._shapes_with(other)
-        shapes = {n: shape for n, shape in self.shapes.items() if n in other.shapes}
-        return Mask(shapes, {n: self._at(n)[_inside(self._at(n), other._at(n))] for n in shapes})
+        both = [name for name in self if name in other.shapes]
+        return self._combined(other, partial(np.intersect1d, assume_unique=True), both)
 
     def __sub__(self, other: "Mask") -> "Mask":
         """Keep what only this mask holds."""
-        self._shapes_with(other)
-        return Mask(self.shapes, {n: _outside(self._at(n), other._at(n)) for n in self})
+        return self._combined(other, partial(np.setdiff1d, assume_unique=True), self)
 
     def __xor__(self, other: "Mask") -> "Mask":
         """Keep what exactly one of the masks holds."""
-        return (self - other) | (other - self)
+        return (self | other) - (self & other)
 
     def __le__(self, other: "Mask") -> bool:
         """Say whether ``other`` holds every neuron of this mask."""
-        self._shapes_with(other)
-        return all(bool(_inside(self._at(n), other._at(n)).all()) for n in self)
+        return not self - other
 
     def __eq__(self, other: object) -> bool:
         """Say whether both hold the same neurons."""
-        if not isinstance(other, Mask):
-            return NotImplemented
-        return self.digest == other.digest
+        return self.digest == other.digest if isinstance(other, Mask) else NotImplemented
 
     def __hash__(self) -> int:
         """Hash the digest."""
@@ -225,47 +184,25 @@ class Mask:
         """Count the concept neurons."""
         return sum(len(index) for index in self.indices.values())
 
-    def __bool__(self) -> bool:
-        """Say whether there is any concept neuron."""
-        return len(self) > 0
-
     def __repr__(self) -> str:
         """Summarise size and density in one line."""
-        plural = "" if len(self.shapes) == 1 else "s"
-        return (
-            f"Mask({len(self):,} of {self.total:,} weights, {self.density:.2%}, "
-            f"in {len(self.shapes)} parameter{plural})"
-        )
+        where = f"{len(self.shapes)} parameters"
+        return f"Mask({len(self):,} of {self.total:,} weights, {self.density:.2%}, in {where})"
 
-    def _at(self, name: str) -> Tensor:
-        return self.indices.get(name, NONE)
-
-    def _shapes_with(self, other: "Mask") -> dict[str, tuple[int, ...]]:
-        """Join the shapes, or refuse two masks of different models."""
-        for name, shape in self.shapes.items():
-            theirs = other.shapes.get(name, shape)
-            if theirs != shape:
+    def _combined(
+        self, other: "Mask", operation: Callable[..., np.ndarray], names: Iterable[str]
+    ) -> "Mask":
+        for name in self.shapes.keys() & other.shapes.keys():
+            if self.shapes[name] != other.shapes[name]:
                 raise MaskError(
-                    f"{name!r} has shape {shape} in one mask and {theirs} in the other; expected "
-                    "masks of one model; search both subjects on the same base model"
+                    f"{name!r} has shape {self.shapes[name]} in one mask and {other.shapes[name]} "
+                    "in the other; expected masks of one model; search both on the same base model"
                 )
-        return {**self.shapes, **other.shapes}
-
-
-def _inside(a: Int64[Tensor, " a"], b: Int64[Tensor, " b"]) -> Bool[Tensor, " a"]:
-    """Say which entries of ``a`` are in ``b``; both are sorted."""
-    if not len(b):
-        return torch.zeros(len(a), dtype=torch.bool)
-    place = torch.searchsorted(b, a).clamp_(max=len(b) - 1)
-    return b[place] == a
-
-
-def _outside(a: Int64[Tensor, " a"], b: Int64[Tensor, " b"]) -> Int64[Tensor, " _"]:
-    return a[~_inside(a, b)]
-
-
-def _sorted(a: Int64[Tensor, " a"], b: Int64[Tensor, " b"]) -> Int64[Tensor, " _"]:
-    return torch.cat([a, b]).sort().values
+        known = {**self.shapes, **other.shapes}
+        shapes = {name: known[name] for name in names}
+        pairs = {n: (self.indices.get(n, NONE), other.indices.get(n, NONE)) for n in shapes}
+        found = {n: operation(a.numpy(), b.numpy()) for n, (a, b) in pairs.items()}
+        return Mask(shapes, {n: torch.from_numpy(index) for n, index in found.items()})
 
 
 def _draw(count: int, numel: int, generator: torch.Generator) -> Int64[Tensor, " count"]:
@@ -274,7 +211,7 @@ def _draw(count: int, numel: int, generator: torch.Generator) -> Int64[Tensor, "
         return torch.randperm(numel, generator=generator)[:count].sort().values
     drawn = NONE
     while len(drawn) < count:
-        more = torch.randint(numel, (count + count // 4 + 8,), generator=generator)
+        more = torch.randint(numel, (count + count // 4,), generator=generator)
         drawn = torch.cat([drawn, more]).unique()
     kept = torch.randperm(len(drawn), generator=generator)[:count]
     return drawn[kept].sort().values
@@ -287,11 +224,9 @@ def _require_positions(name: str, index: Tensor, *, numel: int) -> None:
             f"indices[{name!r}] is {index.dtype} of shape {tuple(index.shape)} on {index.device}; "
             "expected int64, one dimension, on the CPU; use Mask.where for booleans"
         )
-    if not len(index):
-        return
-    if index[0] < 0 or index[-1] >= numel or bool((index[1:] <= index[:-1]).any()):
+    rising = bool((index[1:] > index[:-1]).all())
+    if len(index) and not (rising and index[0] >= 0 and index[-1] < numel):
         raise MaskError(
-            f"indices[{name!r}] runs from {int(index.min())} to {int(index.max())} or is not "
-            f"sorted; expected strictly increasing positions in [0, {numel}); sort them with "
-            "torch.unique"
+            f"indices[{name!r}] runs from {int(index.min())} to {int(index.max())}, or is not "
+            f"sorted; expected rising positions in [0, {numel}); sort them with torch.unique"
         )

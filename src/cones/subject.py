@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from cones.errors import SubjectError
@@ -22,13 +22,14 @@ MOST_PHOTOS = 20
 MIN_SIDE = 32
 MOST_PIXELS = 64_000_000
 MOST_LETTERS = 64  # of an identifier or a noun
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-) | {".heic", ".heif"}
-PHOTO: TypeAlias = str | Path | Image.Image
-Source: TypeAlias = PHOTO | Sequence[PHOTO]
-SINGULAR = frozenset(("lens", "gas", "canvas", "atlas", "series", "species", "christmas"))
-PLURAL = frozenset(("people", "men", "women", "children", "teeth", "feet", "mice", "geese"))
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")  # no EPS: it starts Ghostscript
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+UNREADABLE = (".heic", ".heif")  # phones write them: better refused than skipped
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+PLURALS = ("people", "men", "women", "children", "teeth", "feet", "mice", "geese")
+SINGULARS = ("lens", "gas", "canvas", "atlas", "series", "species", "christmas")
+Photo: TypeAlias = str | Path | Image.Image
+Source: TypeAlias = Photo | Sequence[Photo]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,15 +53,18 @@ class Subject:
 
     def __post_init__(self) -> None:
         """Check photos and words once, here."""
-        _require_unit("pixels", self.pixels, channels=3)
-        if self.masks is not None:
-            _require_unit("masks", self.masks, channels=1)
-            if self.masks[:, 0].shape != self.pixels[:, 0].shape:
-                raise SubjectError(
-                    f"masks are {tuple(self.masks.shape)} for photos {tuple(self.pixels.shape)}; "
-                    "expected one mask of the same size per photo; resize them together"
-                )
         check_words(self.identifier, self.noun)
+        n, _, *side = self.pixels.shape if self.pixels.ndim == 4 else (0, 0)
+        for name, images, channels in (("pixels", self.pixels, 3), ("masks", self.masks, 1)):
+            if images is None:
+                continue
+            unit = images.is_floating_point() and bool(((images >= 0) & (images <= 1)).all())
+            if not n or images.shape != (n, channels, *side) or not unit:
+                raise SubjectError(
+                    f"{name} are {images.dtype} of shape {tuple(images.shape)}; expected floats "
+                    f"in [0, 1], (n, {channels}, height, width), n at least 1, masks as large as "
+                    "pixels; read photos with read_pixels"
+                )
 
     def __len__(self) -> int:
         """Count the photos."""
@@ -88,23 +92,19 @@ def check_words(identifier: str, noun: str) -> None:
             letters or has characters that cannot be printed.
     """
     for name, word in (("identifier", identifier), ("noun", noun)):
-        if not word.strip() or len(word) > MOST_LETTERS or not word.isprintable():
+        spaced = name == "identifier" and word.split() != [word]
+        if not word.strip() or len(word) > MOST_LETTERS or not word.isprintable() or spaced:
             raise SubjectError(
-                f"the {name} is {word[:80]!r}; expected 1 to {MOST_LETTERS} printable letters; "
-                "choose a short word, such as 'cat'"
+                f"the {name} is {word[:80]!a}; expected 1 to {MOST_LETTERS} printable letters, "
+                "and no space in an identifier; choose for example 'V*' and 'cat'"
             )
-    if identifier.split() != [identifier]:
-        raise SubjectError(
-            f"the identifier is {identifier!r}; expected one word without spaces; use for "
-            "example 'V*'"
-        )
 
 
 def with_article(words: str) -> str:
     """Put ``a`` or ``an`` before a singular: ``an apple``, ``a V* cat``, ``V* sunglasses``."""
     first, last = words.split()[0].lower(), words.split()[-1].lower()
     plural = last.endswith("s") and not last.endswith(("ss", "us", "is"))
-    if last in PLURAL or (plural and last not in SINGULAR):
+    if last in PLURALS or (plural and last not in SINGULARS):
         return words
     vowel = first.startswith(("a", "e", "i", "o", "u", "hour", "honest", "heir"))
     spoken_you = first.startswith(("uni", "use", "eu", "ute", "one", "once", "ufo", "ukulele"))
@@ -125,21 +125,20 @@ def read_pixels(source: Source, *, size: int) -> Float[Tensor, "n 3 size size"]:
         SubjectError: Nothing to read, too many photos, or photos that cannot be used; all of
             these are listed.
     """
-    if size < 1:
-        raise SubjectError(f"size is {size}; expected a side of 1 pixel or more; raise it")
     photos = _photos(source)
     if not 0 < len(photos) <= MOST_PHOTOS:
         raise SubjectError(
-            f"found {len(photos)} photos; expected 1 to {MOST_PHOTOS} files ending in "
-            f"{', '.join(sorted(SUFFIXES))}; choose the best"
+            f"found {len(photos)} photos; expected 1 to {MOST_PHOTOS}, files ending in "
+            f"{', '.join(SUFFIXES)}; choose the best"
         )
     squares, bad = [], []
     for k, photo in enumerate(photos):
         try:
             squares.append(_read(photo, size))
-        except (OSError, ValueError, SyntaxError, *_BOMBS) as error:
-            name = f"photo {k}" if isinstance(photo, Image.Image) else photo.name
-            bad.append(f"  {name}: {_reason(error)}")
+        except (OSError, ValueError, SyntaxError, *BOMBS) as error:
+            unknown = isinstance(error, Image.UnidentifiedImageError)
+            reason = f"no picture of a kind in {', '.join(FORMATS)}" if unknown else error
+            bad.append(f"  {getattr(photo, 'name', f'photo {k}')}: {reason}")
     if bad:
         listing = "\n".join(bad)
         raise SubjectError(
@@ -149,99 +148,35 @@ def read_pixels(source: Source, *, size: int) -> Float[Tensor, "n 3 size size"]:
     return torch.stack(squares)
 
 
-_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-
-
 def _photos(source: Source) -> list[Path | Image.Image]:
     """List the photos; in a folder, whatever is named like one."""
-    if isinstance(source, Image.Image):
-        return [source]
-    if not isinstance(source, str | Path):
-        return [p if isinstance(p, Image.Image) else Path(p) for p in source]
-    path = Path(source)
-    if not path.exists():
-        raise SubjectError(
-            f"found nothing at {str(path)!r}; expected a folder of photos; check the path"
-        )
-    if not path.is_dir():
-        return [path]
-    return sorted(
-        file
-        for file in path.iterdir()
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-    )
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        files = sorted(f for f in Path(source).iterdir() if not f.name.startswith("."))
+        return [f for f in files if f.suffix.lower() in SUFFIXES + UNREADABLE]
+    several = [source] if isinstance(source, str | Path | Image.Image) else source
+    return [p if isinstance(p, Image.Image) else Path(p) for p in several]
 
 
 def _read(photo: Path | Image.Image, size: int) -> Float[Tensor, "3 size size"]:
     if isinstance(photo, Image.Image):
         return _square(photo, size)
     if not photo.is_file():  # opening a FIFO would wait for ever
-        raise ValueError(
-            "a broken link, or no regular file"
-            if photo.is_symlink() or photo.exists()
-            else "no such file"
-        )
-    with Image.open(photo, formats=_formats(photo)) as opened:
+        raise ValueError("no such file, a broken link or no regular file")
+    with Image.open(photo, formats=FORMATS) as opened:
         return _square(opened, size)
 
 
 def _square(image: Image.Image, size: int) -> Float[Tensor, "3 size size"]:
-    width, height = image.size
-    side = min(width, height)
-    if side < MIN_SIDE or width * height > MOST_PIXELS:
+    if min(image.size) < MIN_SIDE or image.width * image.height > MOST_PIXELS:
         raise ValueError(
-            f"{width}x{height} px; expected at least {MIN_SIDE} px a side and at most "
+            f"{image.width} x {image.height} px; expected at least {MIN_SIDE} px a side, at most "
             f"{MOST_PIXELS // 10**6} megapixels"
         )
-    image = _rgb(ImageOps.exif_transpose(image))
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
-    square = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "F" or upright.mode.startswith("I"):  # whose range Pillow would clip
+        raise ValueError("16-bit or floating-point pixels; save it with 8 bits a channel")
+    if upright.has_transparency_data:
+        paper = Image.new("RGBA", upright.size, "white")
+        upright = Image.alpha_composite(paper, upright.convert("RGBA"))
+    square = ImageOps.fit(upright.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.asarray(square, dtype=np.float32) / 255).permute(2, 0, 1)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit greys, which Pillow would clip to white
-        grey = np.asarray(image, dtype=np.int64).clip(0, 65535)
-        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("floating-point pixels, whose range is unknown; save it as 8-bit PNG")
-    if image.has_transparency_data:
-        paper = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
-
-
-def _formats(photo: Path) -> list[str]:
-    """List what Pillow may take a file for: never EPS, which would start Ghostscript."""
-    formats = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"]
-    if features.check("avif"):
-        formats.append("AVIF")
-    if photo.suffix.lower() in {".heic", ".heif"}:
-        try:
-            from pillow_heif import register_heif_opener
-        except ImportError:
-            raise ValueError("a HEIC photo; install pillow-heif, or save it as JPEG") from None
-        register_heif_opener()
-        formats.append("HEIF")
-    return formats
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not a picture, whatever its name says"
-    return str(error) or type(error).__name__
-
-
-def _require_unit(name: str, images: Tensor, *, channels: int) -> None:
-    """Refuse anything but a batch of pictures in [0, 1]."""
-    if images.ndim != 4 or images.shape[1] != channels or not len(images):
-        raise SubjectError(
-            f"{name} have shape {tuple(images.shape)}; expected (n, {channels}, height, width) "
-            "with at least one picture; use read_pixels"
-        )
-    if not images.is_floating_point() or not bool(((images >= 0) & (images <= 1)).all()):
-        raise SubjectError(
-            f"{name} are {images.dtype} outside [0, 1]; expected floats in [0, 1]; divide 8-bit "
-            "values by 255"
-        )

@@ -1,0 +1,191 @@
+"""The header of a concept file, checked by one schema before anything is built from it.
+
+Types are strict, keys are known and unique, numbers are finite, strings are short and printable
+(they reach the terminal), nesting is shallow. The bounds on sizes follow from the length of the
+file, so a small file cannot ask for much memory.
+"""
+
+import hashlib
+import json
+import math
+import reprlib
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cones.concept_file.gaps import PER_BYTE
+from cones.errors import FileError
+from cones.subject import check_words
+
+VERSION = 3
+MOST_HEADER = 2 << 20  # bytes
+MOST_WEIGHTS = 1 << 40
+MOST_DEPTH = 8  # of settings and certificate
+SLACK = 1 << 16  # positions that any file may hold
+
+
+def _plain(value: object, depth: int = 0) -> object:
+    """Refuse JSON that is deep, or holds strings or numbers that do harm further on."""
+    if isinstance(value, str) and not (value.isprintable() and len(value) < 10_000):
+        raise ValueError("printable strings below 10,000 letters expected")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("finite numbers expected")
+    if isinstance(value, dict | list):
+        if depth == MOST_DEPTH:
+            raise ValueError(f"at most {MOST_DEPTH} levels of nesting expected")
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            _plain(item, depth + 1)
+    return value
+
+
+Text = Annotated[str, Field(max_length=1000), AfterValidator(_plain)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}$")]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, le=MOST_WEIGHTS)]
+Json = Annotated[dict[str, object], AfterValidator(_plain)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Parameter(_Strict):
+    """A searched parameter and its piece of the positions."""
+
+    name: Name
+    shape: Annotated[list[Count], Field(max_length=8)]
+    count: Count
+    bytes: Count
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Parameter":
+        if self.count > min(math.prod(self.shape), PER_BYTE * self.bytes):
+            raise ValueError("a count that shape and bytes can hold expected")
+        return self
+
+
+class Named(_Strict):
+    """A word and the text encoders that have a vector for it."""
+
+    identifier: str
+    noun: str
+    encoders: Annotated[list[Name], Field(max_length=8)]
+
+    @model_validator(mode="after")
+    def _usable(self) -> "Named":
+        check_words(self.identifier, self.noun)
+        return self
+
+
+class Base(_Strict):
+    """The fingerprint of the base model."""
+
+    model: Text
+    layout: Hash
+    weights: Annotated[str, Field(pattern=r"^(bfloat16|float16|float32):[0-9a-f]{64}$")]
+    signs: Annotated[str, Field(pattern=r"^[0-9a-f]{256}$")]
+
+
+class Entry(_Strict):
+    """What safetensors says of one tensor."""
+
+    dtype: Literal["F32", "F16", "BF16", "U8"]
+    shape: Annotated[list[Count], Field(max_length=2)]
+    data_offsets: Annotated[list[Count], Field(min_length=2, max_length=2)]
+
+
+class Header(_Strict):
+    """All that a file says of itself."""
+
+    version: Literal[3]
+    codec: Name
+    parameters: Annotated[list[Parameter], Field(max_length=4096)]
+    levels: Annotated[list[Count], Field(min_length=1, max_length=16)]
+    words: Annotated[list[Named], Field(min_length=1, max_length=64)]
+    base: Base
+    settings: Json
+    certificate: Json
+    tensors: dict[Name, Entry]
+    size: int
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "Header":
+        if len({p.name for p in self.parameters}) < len(self.parameters):
+            raise ValueError("every parameter once expected")
+        if sum(math.prod(p.shape) for p in self.parameters) > MOST_WEIGHTS:
+            raise ValueError(f"at most {MOST_WEIGHTS} weights expected")
+        if sum(self.levels) > PER_BYTE * self.size + SLACK:
+            raise ValueError(f"levels of at most {PER_BYTE} positions a byte expected")
+        return self
+
+
+def read_header(data: bytes) -> Header:
+    """Check header and digest of a whole file.
+
+    Raises:
+        FileError: It is damaged, of another version or something else.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if not 2 <= length <= min(MOST_HEADER, len(data) - 8):
+        raise FileError(
+            f"the first of {len(data)} bytes are {data[:8].hex(' ')!r}; expected a whole "
+            "safetensors file; check that it is a concept file, or fetch it again"
+        )
+    tensors = _parsed(data[8 : 8 + length])
+    metadata = tensors.pop("__metadata__", None)
+    text = metadata.get("cones") if isinstance(metadata, dict) and len(metadata) == 1 else None
+    if not isinstance(text, str):
+        raise FileError(
+            f"other safetensors, the first {_short(next(iter(tensors), None))}; expected a "
+            f"concept of version {VERSION}; load LoRA and other weights with diffusers"
+        )
+    found = _parsed(text.encode("utf-8", "surrogatepass"))
+    if found.get("version") != VERSION:
+        raise FileError(
+            f"version {_short(found.get('version'))}; expected {VERSION}; update cones, or search "
+            "again"
+        )
+    if hashlib.sha256(data[:-32]).digest() != data[-32:]:
+        raise FileError(
+            "the digest does not fit the content: the file is damaged or was edited; expected it "
+            "as it was written; fetch it again"
+        )
+    try:
+        return Header.model_validate({**found, "tensors": tensors, "size": len(data)})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "header"
+        raise FileError(
+            f"{_short(where)} is {_short(first['input'])}; expected otherwise: {first['msg']}; "
+            "ask whoever wrote the file"
+        ) from None
+
+
+def _parsed(text: bytes) -> dict[str, object]:
+    """Parse a JSON object that can be read in one way only."""
+    try:
+        found = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise FileError(
+            f"the header is no plain JSON ({_short(str(error))}); expected that of a concept "
+            "file; fetch it again"
+        ) from None
+    if not isinstance(found, dict):
+        raise FileError(f"the header is {_short(found)}; expected an object; fetch it again")
+    return found
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a key twice among {list(found)[:9]}")
+    return found
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _short(value: object) -> str:
+    """Show a hostile value in a few printable letters."""
+    return ascii(reprlib.repr(value))[1:-1]
