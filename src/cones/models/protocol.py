@@ -4,7 +4,7 @@ The search, the drawing and the analysis know this protocol only; each family of
 class in a file beside this one. Nothing here loads diffusers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -16,6 +16,7 @@ Pipeline: TypeAlias = Any  # a diffusers pipeline: its parts differ by class, mo
 Condition: TypeAlias = Mapping[str, Tensor]
 Latents: TypeAlias = Float[Tensor, "n c y x"]
 Times: TypeAlias = Int[Tensor, " n"]
+Progress: TypeAlias = Callable[..., object]  # progress(stage, done, total, note="")
 
 
 @runtime_checkable

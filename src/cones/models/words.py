@@ -79,10 +79,10 @@ def spoken(pipeline: Pipeline, words: Mapping[str, Mapping[str, Rows]]) -> Itera
             of another model. Nothing has been changed in that case.
     """
     pairs = encoders(pipeline)
-    new = {word: rows for word, rows in words.items() if not _known(pairs, word, rows)}
     with ExitStack() as stack:
-        if new:
+        if words:
             stack.enter_context(kept(pipeline))
+        new = {word: rows for word, rows in words.items() if not _known(pairs, word, rows)}
         for name, (tokenizer, encoder) in pairs.items():
             rows: dict[int, Tensor] = {}
             for word, each in new.items():

@@ -1,0 +1,108 @@
+"""Put concepts into a pipeline for a while: say their words, shut their neurons, undo both.
+
+Contexts nest. All is checked before anything changes; on leaving, also by an exception, every bit
+of the weights, the tokenizers and the embedding tables is as before.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import combinations
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from cones.concept import Concept
+from cones.errors import MaskError
+from cones.fingerprint import Fingerprint
+from cones.intervention import Intervention
+from cones.mask import Mask
+from cones.models import model_for
+from cones.models.projections import projections
+from cones.models.protocol import Pipeline
+from cones.models.words import Rows, candidates, nth, spoken, vectors
+
+# What is open now, by network: the untouched model's fingerprint and the concepts in it.
+_OPEN: WeakKeyDictionary[nn.Module, tuple[Fingerprint, list[Concept]]] = WeakKeyDictionary()
+
+
+@contextmanager
+def applied(
+    pipeline: Pipeline, concepts: Sequence[Concept], *, strengths: Sequence[float] | None = None
+) -> Iterator[None]:
+    """Shut the neurons of all concepts and say their words while the context is open (Sec. 3.2).
+
+    Args:
+        pipeline: Of the model the concepts were found on, or a fine-tune of it; LoRAs may be
+            loaded.
+        concepts: Any number; where masks overlap the strongest counts.
+        strengths: One per concept: 1 writes 0, smaller values shrink the weights.
+
+    Raises:
+        MaskError: Another base model, one identifier for two subjects, or a wrong number of
+            strengths.
+        ModelError: The pipeline is of another kind, or an identifier means something else in it.
+        InterventionError: A strength is out of range, or another thread changes the model.
+    """
+    model = model_for(pipeline)
+    amounts = [1.0] * len(concepts) if strengths is None else list(strengths)
+    if len(amounts) != len(concepts):
+        raise MaskError(
+            f"found {len(amounts)} strengths for {len(concepts)} concepts; expected one for each; "
+            "give as many"
+        )
+    base, before = _OPEN.get(model.module) or (Fingerprint.of(model.weights(), model.name), [])
+    for concept in concepts:
+        concept.base.require(base)
+    _require_told_apart([*before, *concepts])
+    rows = rows_of(pipeline, concepts)
+    live = projections(model.module, "both")
+    with ExitStack() as stack:
+        for mask, amount in _shares(concepts, amounts):
+            named = Mask(
+                {live.get(n, n): shape for n, shape in mask.shapes.items()},
+                {live.get(n, n): index for n, index in mask.indices.items()},
+            )
+            stack.enter_context(Intervention(named, strength=amount).applied(model.module))
+        stack.enter_context(spoken(pipeline, rows))
+        _OPEN[model.module] = (base, [*before, *concepts])
+        stack.callback(_close, model.module, base, before)
+        yield
+
+
+def _close(module: nn.Module, base: Fingerprint, before: list[Concept]) -> None:
+    if before:
+        _OPEN[module] = (base, before)
+    else:
+        _OPEN.pop(module, None)
+
+
+def rows_of(pipeline: Pipeline, concepts: Sequence[Concept]) -> dict[str, Mapping[str, Rows]]:
+    """Give the vectors of every word; a word without vectors starts as a rare one."""
+    words = {word.identifier: word for concept in concepts for word in concept.words}
+    return {
+        said: word.embeddings or vectors(pipeline, nth(candidates(pipeline), said))
+        for said, word in words.items()
+    }
+
+
+def _shares(concepts: Sequence[Concept], amounts: Sequence[float]) -> Iterator[tuple[Mask, float]]:
+    """Deal the neurons out, the strongest first, so that none is written twice."""
+    taken = Mask.empty({})
+    for number in sorted(range(len(concepts)), key=lambda k: -amounts[k]):
+        mask = concepts[number].mask
+        yield mask - taken, amounts[number]
+        taken |= mask
+
+
+def _require_told_apart(concepts: Sequence[Concept]) -> None:
+    """Refuse one identifier for two subjects; a concept and a union with it share one rightly."""
+    for a, b in combinations(concepts, 2):
+        for word in a.words:
+            twin = next((w for w in b.words if w.identifier == word.identifier), None)
+            if twin is None or (word.same_as(twin) and (a.mask <= b.mask or b.mask <= a.mask)):
+                continue
+            raise MaskError(
+                f"found {word.identifier!r} twice, for a {word.noun} and for another "
+                f"{twin.noun}; expected an identifier of its own for every concept; rename one "
+                f"with concept.renamed('V2*') and say that in the prompt"
+            )
