@@ -38,7 +38,7 @@ def looks() -> LookStore:
 
 @pytest.fixture(scope="module")
 def pictures(looks: LookStore) -> list[Picture]:
-    return [compose(number, looks) for number in range(150)]
+    return [compose(number, looks) for number in range(60)]
 
 
 def combined(looks: LookStore, scene: Scene) -> list[bool]:
@@ -48,7 +48,7 @@ def combined(looks: LookStore, scene: Scene) -> list[bool]:
 
 
 def test_training_never_shows_what_is_held_out(looks: LookStore) -> None:
-    assert not any(any(combined(looks, plan(number, looks))) for number in range(500))
+    assert not any(any(combined(looks, plan(number, looks))) for number in range(300))
 
 
 def test_evaluation_can_ask_for_only_what_is_held_out(looks: LookStore) -> None:
@@ -76,7 +76,7 @@ def test_same_number_same_bits(looks: LookStore) -> None:
 
 def test_boxes_bound_masks_and_masks_do_not_overlap(pictures: list[Picture]) -> None:
     for picture in pictures:
-        assert sum(thing.mask.astype(int) for thing in picture.things).max() == 1
+        assert np.sum([thing.mask for thing in picture.things], axis=0).max() == 1
         for thing in picture.things:
             x0, y0, x1, y1 = thing.box
             assert thing.mask[y0:y1, x0:x1].sum() == thing.mask.sum() > 0
@@ -108,13 +108,13 @@ def test_things_stay_inside_the_picture_and_single_ones_are_large(pictures: list
 
 
 def test_counts_are_drawn_as_promised(looks: LookStore) -> None:
-    counts = np.bincount([len(plan(number, looks).spots) for number in range(1500)])
-    assert counts[1:] / 1500 == pytest.approx([0.72, 0.23, 0.05], abs=0.03)
+    counts = np.bincount([len(plan(number, looks).spots) for number in range(700)])
+    assert counts[1:] / 700 == pytest.approx([0.72, 0.23, 0.05], abs=0.04)
 
 
 def test_relations_are_true(looks: LookStore) -> None:
     seen = set()
-    for number in range(1500):
+    for number in range(400):
         scene = plan(number, looks)
         if len(scene.spots) != 2:
             continue
@@ -137,7 +137,7 @@ def test_relations_are_true(looks: LookStore) -> None:
 
 
 def test_what_is_in_front_covers_and_what_is_behind_stays_visible(looks: LookStore) -> None:
-    for number in range(800):
+    for number in range(300):
         if plan(number, looks).relation == "in front of":
             front, behind = compose(number, looks).things
             assert front.mask.sum() > 0
