@@ -11,31 +11,26 @@ from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
+from PIL import Image, ImageColor
 from scipy import ndimage
 
 Grid = Float[np.ndarray, "h w"]
 Canvas = Float[np.ndarray, "h w 3"]
-Colour = tuple[int, int, int]
+Colour = tuple[int, ...]
 Option = TypeVar("Option")
 Number = int | float
 
-DAY = (
-    ((95, 160, 230), (205, 228, 248)),
-    ((120, 180, 240), (225, 238, 250)),
-    ((150, 170, 195), (220, 226, 232)),
-)
-DAWN = ((90, 120, 190), (250, 200, 150))
-WINTER = (
-    ((150, 175, 210), (225, 232, 242)),
-    ((110, 160, 220), (215, 230, 245)),
-    ((175, 180, 190), (225, 228, 232)),
-)
-DRY = (
-    ((100, 165, 230), (235, 225, 200)),
-    ((130, 170, 215), (240, 215, 180)),
-    ((200, 130, 90), (250, 200, 130)),
-)
+
+def _skies(colours: str) -> tuple[tuple[Colour, ...], ...]:
+    """Read pairs of colours: at the zenith, at the horizon."""
+    pairs = [pair.split() for pair in colours.split(",")]
+    return tuple(tuple(ImageColor.getrgb(f"#{colour}")[:3] for colour in pair) for pair in pairs)
+
+
+DAY = _skies("5fa0e6 cde4f8, 78b4f0 e1eefa, 96aac3 dce2e8")
+DAWN = _skies("5a78be fac896")
+WINTER = _skies("96afd2 e1e8f2, 6ea0dc d7e6f5, afb4be e1e4e8")
+DRY = _skies("64a5e6 ebe1c8, 82aad7 f0d7b4, c8825a fac882")
 
 
 @dataclass(frozen=True)
@@ -71,9 +66,6 @@ class _Brush:
             total += np.asarray(layer) / 1.7**octave
         return (total - np.min(total)) / np.ptp(total)
 
-    def grain(self) -> Grid:
-        return self.rng.random((self.size, self.size)) - 0.5
-
     def nearness(self, horizon: float) -> Grid:
         """0 at the horizon and above, 1 at the lower edge."""
         return np.clip((self.y - horizon) / (1 - horizon), 0, 1)
@@ -85,7 +77,7 @@ class _Brush:
         across, along = (self.x - 0.5) * depth * 70 * scale + 256, depth * 60 * scale
         return ndimage.map_coordinates(flat, [along % 255, across % 511], order=1, mode="wrap")
 
-    def sky(self, horizon: float, colours: tuple[Colour, Colour], clouds: Number) -> Canvas:
+    def sky(self, horizon: float, colours: tuple[Colour, ...], clouds: Number) -> Canvas:
         fall = np.clip(self.y / horizon, 0, 1)[..., None]
         canvas = np.array(colours[0]) * (1 - fall) + np.array(colours[1]) * fall
         cover = np.clip((self.noise(6, wide=3) - 0.5) * 3, 0, 1)[..., None] * clouds
@@ -109,6 +101,21 @@ def _tint(colour: Colour, *changes: Grid) -> Canvas:
     return np.array(colour, float) + np.sum(changes, axis=0)[..., None]
 
 
+def _land(
+    b: _Brush,
+    horizon: tuple[float, float],
+    skies: tuple[tuple[Colour, ...], ...],
+    clouds: float | tuple[float, float],
+    shades: tuple[Colour, ...],
+    height: tuple[float, float],
+) -> tuple[float, Canvas]:
+    """Draw a horizon in a range, with a sky and hills above it."""
+    h = b.between(*horizon)
+    sky = b.one(skies)
+    canvas = b.sky(h, sky, b.between(*clouds) if isinstance(clouds, tuple) else clouds)
+    return h, b.hills(canvas, h, b.one(shades), b.between(*height))
+
+
 Painted = tuple[Canvas, float, float]
 
 
@@ -127,15 +134,12 @@ def _beach(b: _Brush, number: int) -> Painted:
 
 
 def _lake(b: _Brush, number: int) -> Painted:
-    h = b.between(0.34, 0.48)
-    canvas = b.sky(h, b.one((*DAY, DAWN)), b.between(0, 0.6))
-    shade = b.one(((70, 100, 70), (90, 110, 120), (60, 85, 60)))
-    canvas = b.hills(canvas, h, shade, b.between(0.07, 0.17))
+    shades = ((70, 100, 70), (90, 110, 120), (60, 85, 60))
+    h, canvas = _land(b, (0.34, 0.48), (*DAY, *DAWN), (0.0, 0.6), shades, (0.07, 0.17))
     rows = np.clip((h - 0.7 * (b.y[:, 0] - h)) * b.size, 0, b.size - 1).astype(int)
     ripples = 30 * (b.noise(6, wide=6) - 0.5)[..., None]
     water = canvas[rows] * 0.6 + np.array((35, 80, 115)) * 0.4 + ripples
-    canvas = _over(canvas, b.y >= h, water)
-    bank = b.between(0.76, 0.84)
+    canvas, bank = _over(canvas, b.y >= h, water), b.between(0.76, 0.84)
     edge = bank + 0.022 * np.sin(b.x * b.between(6, 10) + b.between(0, 6))
     soil = b.one(((90, 125, 60), (125, 115, 95), (100, 135, 70)))
     ground = _tint(soil, 45 * (b.floor(bank - 0.05, 7) - 0.5))
@@ -143,29 +147,25 @@ def _lake(b: _Brush, number: int) -> Painted:
 
 
 def _grass(b: _Brush, number: int) -> Painted:
-    h = b.between(0.32, 0.5)
-    canvas = b.sky(h, b.one(DAY), b.between(0, 0.7))
-    shade = b.one(((60, 100, 55), (50, 85, 45), (90, 120, 100)))
-    canvas = b.hills(canvas, h, shade, b.between(0.04, 0.12))
-    blades = 55 * (b.floor(h, 8) * 0.7 + b.grain() * 0.4 - 0.3) + 26 * (b.nearness(h) - 0.5)
+    shades = ((60, 100, 55), (50, 85, 45), (90, 120, 100))
+    h, canvas = _land(b, (0.32, 0.5), DAY, (0.0, 0.7), shades, (0.04, 0.12))
+    blades = 55 * (b.floor(h, 8) * 0.7 + (b.rng.random(b.y.shape) - 0.5) * 0.4 - 0.3) + 26 * (
+        b.nearness(h) - 0.5
+    )
     green = b.one(((86, 145, 52), (105, 160, 60), (70, 125, 48)))
     return _over(canvas, b.y >= h, _tint(green, blades)), h, h + 0.14
 
 
 def _snow(b: _Brush, number: int) -> Painted:
-    h = b.between(0.34, 0.5)
-    canvas = b.sky(h, b.one(WINTER), 0.2)
-    shade = b.one(((150, 165, 185), (70, 90, 85), (190, 200, 215)))
-    canvas = b.hills(canvas, h, shade, b.between(0.05, 0.2))
+    shades = ((150, 165, 185), (70, 90, 85), (190, 200, 215))
+    h, canvas = _land(b, (0.34, 0.5), WINTER, 0.2, shades, (0.05, 0.2))
     drifts = 24 * (b.floor(h, 6) - 0.5) + 8 * b.nearness(h)
     return _over(canvas, b.y >= h, _tint((226, 233, 243), drifts)), h, h + 0.14
 
 
 def _desert(b: _Brush, number: int) -> Painted:
-    h = b.between(0.34, 0.5)
-    canvas = b.sky(h, b.one(DRY), 0.1)
-    shade = b.one(((205, 150, 95), (180, 120, 75), (220, 170, 110)))
-    canvas = b.hills(canvas, h, shade, b.between(0.05, 0.16))
+    shades = ((205, 150, 95), (180, 120, 75), (220, 170, 110))
+    h, canvas = _land(b, (0.34, 0.5), DRY, 0.1, shades, (0.05, 0.16))
     dunes, near = b.floor(h, 5, 0.6), b.nearness(h)
     ripples = 7 * np.sin(70 * (b.y - h) / (0.4 + near) + 6 * dunes)
     sand = b.one(((218, 165, 105), (205, 150, 95), (228, 184, 126)))
@@ -173,17 +173,15 @@ def _desert(b: _Brush, number: int) -> Painted:
 
 
 def _road(b: _Brush, number: int) -> Painted:
-    h = b.between(0.34, 0.46)
-    canvas = b.sky(h, b.one(DAY), b.between(0, 0.7))
-    shade = b.one(((60, 95, 55), (100, 110, 120), (85, 95, 70)))
-    canvas = b.hills(canvas, h, shade, b.between(0.04, 0.11))
+    shades = ((60, 95, 55), (100, 110, 120), (85, 95, 70))
+    h, canvas = _land(b, (0.34, 0.46), DAY, (0.0, 0.7), shades, (0.04, 0.11))
     rough, near = 45 * (b.floor(h, 8) - 0.5), b.nearness(h)
     verge = b.one(((95, 135, 65), (160, 140, 100), (110, 125, 80)))
     canvas = _over(canvas, b.y >= h, _tint(verge, rough))
     across = b.x - b.between(0.4, 0.6) - b.between(-0.1, 0.1) * near
     half, ground = 0.015 + b.between(0.55, 0.8) * near, b.y >= h
     grey = b.one((80, 95, 110))
-    asphalt = _tint((grey, grey, grey + 4), rough / 2, 9 * b.grain())
+    asphalt = _tint((grey, grey, grey + 4), rough / 2, 9 * (b.rng.random(b.y.shape) - 0.5))
     canvas = _over(canvas, ground & (np.abs(across) < half), asphalt)
     dashes = (6 / (near + 0.08)).astype(int) % 2 == 0
     middle = ground & dashes & (np.abs(across) < 0.025 * half + 0.002)
@@ -227,7 +225,7 @@ def _room(b: _Brush, number: int) -> Painted:
         tiles = (np.floor((b.x - 0.5) * depth * 5) + np.floor(depth * 4)) % 2
         ground = np.array(base) * (1 + 0.16 * (tiles - 0.5))[..., None]
     else:
-        ground = _tint(base, 20 * b.grain(), 14 * (b.noise(5) - 0.5))
+        ground = _tint(base, 20 * (b.rng.random(b.y.shape) - 0.5), 14 * (b.noise(5) - 0.5))
     canvas = _over(canvas, b.y >= h, ground * (0.86 + 0.2 * near)[..., None])
     return _over(canvas, (b.y >= h - 0.025) & (b.y < h), (232, 230, 226)), h, h + 0.1
 
