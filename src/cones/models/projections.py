@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cones.errors import ModelError
 
-SCOPES = {"both": ("cross", "self"), "cross": ("cross",), "self": ("self",)}
+SCOPES = {"both": (True, False), "cross": (True,), "self": (False,)}
 
 
 def projections(network: nn.Module, scope: str) -> dict[str, str]:
@@ -32,36 +32,25 @@ def projections(network: nn.Module, scope: str) -> dict[str, str]:
     for name, module in network.named_modules():
         if not hasattr(module, "to_k") or not hasattr(module, "is_cross_attention"):
             continue
-        if ("cross" if module.is_cross_attention else "self") not in SCOPES[scope]:
-            continue
-        _require_separate(name, module)
-        for leaf in ("to_k", "to_v"):
-            layer = getattr(module, leaf)
-            below = ".base_layer" if hasattr(layer, "base_layer") else ""
+        # The processor tells what is used; the flag stays set after unfuse_qkv_projections().
+        if "Fused" in type(getattr(module, "processor", None)).__name__:
+            raise ModelError(
+                f"found fused projections in {name!r}, where to_k and to_v are not used; "
+                "expected separate ones; call pipeline.unfuse_qkv_projections()"
+            )
+        for leaf in ("to_k", "to_v") if module.is_cross_attention in SCOPES[scope] else ():
+            below = ".base_layer" if hasattr(getattr(module, leaf), "base_layer") else ""
             live = f"{name}.{leaf}{below}.weight"
             _require_editable(live, network.get_parameter(live))
             found[f"{name}.{leaf}.weight"] = live
     return found
 
 
-def _require_separate(name: str, module: nn.Module) -> None:
-    # The processor tells what is used; the flag stays set after unfuse_qkv_projections().
-    if "Fused" in type(getattr(module, "processor", None)).__name__:
-        raise ModelError(
-            f"found fused projections in {name!r}, where to_k and to_v are no longer used; "
-            "expected separate ones; call pipeline.unfuse_qkv_projections()"
-        )
-
-
 def _require_editable(name: str, weight: Tensor) -> None:
-    plain = type(weight.data) is Tensor and weight.is_floating_point()
-    if not plain or weight.element_size() < 2:
+    plain = type(weight.data) is Tensor and weight.is_floating_point() and weight.itemsize > 1
+    if not plain or weight.is_meta:
         raise ModelError(
-            f"found {name!r} quantised ({weight.dtype}); expected float32, float16 or bfloat16; "
-            "load the model without quantisation or layerwise casting"
-        )
-    if weight.is_meta:
-        raise ModelError(
-            f"found {name!r} without memory (device 'meta'); expected it on the CPU or an "
-            "accelerator; use offload='model' in the place of sequential offloading"
+            f"found {name!r} as {weight.dtype} on {weight.device}; expected float32, float16 or "
+            "bfloat16 in memory; load the model without quantisation or layerwise casting, and "
+            "offload='model' in the place of sequential offloading"
         )

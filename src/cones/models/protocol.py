@@ -21,29 +21,21 @@ Progress: TypeAlias = Callable[..., object]  # progress(stage, done, total, note
 
 @runtime_checkable
 class Model(Protocol):
-    """One pipeline, seen as the functions that a search needs."""
+    """One pipeline, seen as the functions that a search needs.
+
+    Attributes:
+        pipeline: Of diffusers.
+        module: The network whose weights are searched.
+        name: The model's hub name, or its folder's last part.
+        size: Side of the model's pictures, in pixels.
+        latent_shape: Channels, height and width of one picture's latents.
+    """
 
     pipeline: Pipeline
-
-    @property
-    def module(self) -> nn.Module:
-        """Give the network whose weights are searched."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """Name the model: its hub name, or the folder's last part."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """Give the side of the model's pictures, in pixels."""
-        ...
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Give channels, height and width of one picture's latents."""
-        ...
+    module: nn.Module
+    name: str
+    size: int
+    latent_shape: tuple[int, int, int]
 
     def names(self, scope: str = "both") -> tuple[str, ...]:
         """Name the key and value projections of ``cross``, ``self`` or ``both`` attentions."""

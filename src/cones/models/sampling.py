@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from cones.errors import PromptError
 from cones.models import builtin, model_for
-from cones.models.protocol import Latents, Model, Pipeline, Progress
+from cones.models.protocol import Model, Pipeline, Progress
 from cones.subject import Photo, read_pixels
 
 STEPS, FEW_STEPS = 25, 4

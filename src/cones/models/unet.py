@@ -26,7 +26,7 @@ _SNAPSHOT = re.compile(r"models--([^/]+)--([^/]+)/snapshots/[^/]+$")
 
 
 class UNetModel:
-    """One diffusers pipeline as functions of its K/V weights.
+    """One diffusers pipeline as functions of its K/V weights; see the protocol ``Model``.
 
     Args:
         pipeline: With a U-Net, a VAE and text encoders. The U-Net is set to evaluation mode.
@@ -38,8 +38,13 @@ class UNetModel:
     def __init__(self, pipeline: Pipeline) -> None:
         """Check that the pipeline is of the kind known here."""
         _require_known(pipeline)
-        encoders(pipeline)
         self.pipeline = pipeline
+        self.module = _plain(pipeline.unet)
+        self.name = _name(str(pipeline.config.get("_name_or_path") or "unnamed"))
+        size = self.module.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        self.latent_shape = (self.module.config.in_channels, height, width)
+        self.size = width * pipeline.vae_scale_factor
         self.schedule = NoiseSchedule.of(pipeline.scheduler)
         self.timesteps, self.snr_weights = self.schedule.timesteps, self.schedule.weights
         self.noised, self.target = self.schedule.noised, self.schedule.target
@@ -49,35 +54,6 @@ class UNetModel:
     def knows(pipeline: Pipeline) -> bool:
         """Tell whether ``pipeline`` has a U-Net of the classic kind."""
         return isinstance(_plain(getattr(pipeline, "unet", None)), UNet2DConditionModel)
-
-    @property
-    def module(self) -> UNet2DConditionModel:
-        """Give the U-Net, without the wrapper of ``torch.compile``."""
-        return _plain(self.pipeline.unet)
-
-    @property
-    def name(self) -> str:
-        """Name the model: its hub name, or the folder's last part."""
-        path = str(self.pipeline.config.get("_name_or_path") or "unnamed").replace("\\", "/")
-        path = path.rstrip("/")
-        if path.endswith("cones/models/builtin/weights"):
-            return builtin.NAME
-        if cached := _SNAPSHOT.search(path):
-            return "/".join(cached.groups())
-        looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or ":" in path
-        return path.rsplit("/", 1)[-1] if looks_local else path
-
-    @property
-    def size(self) -> int:
-        """Give the side of the model's pictures, in pixels."""
-        return self.latent_shape[-1] * self.pipeline.vae_scale_factor
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Give channels, height and width of one picture's latents."""
-        size = self.module.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return (self.module.config.in_channels, height, width)
 
     def names(self, scope: str = "both") -> tuple[str, ...]:
         """Name the key and value projections (Theta of Sec. 3.1).
@@ -106,10 +82,9 @@ class UNetModel:
         return self.embedded(prompts)
 
     def embedded(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Encode prompts; gradients flow to the text encoders.
+        """Encode prompts, equal ones once; gradients flow to the text encoders.
 
-        XL adds ``text_embeds`` and ``time_ids`` (full size, no crop). Equal prompts are encoded
-        once.
+        XL adds ``text_embeds`` and ``time_ids`` (full size, no crop).
 
         Raises:
             ModelError: An IP-Adapter is loaded, which wants a picture with every prompt.
@@ -150,22 +125,22 @@ class UNetModel:
         Raises:
             ModelError: ``weights`` names parameters that are no projections of this model.
         """
-        module = self.module
-        parameters = {name: value.detach() for name, value in module.named_parameters()}
-        live = projections(module, "both")
-        for name, value in weights.items():
-            if name not in live:
-                raise ModelError(
-                    f"found weights for {name!r}, which the model lacks; expected names from "
-                    "names(); search and load on one model"
-                )
-            parameters[live[name]] = value.to(parameters[live[name]])
+        module, live = self.module, projections(self.module, "both")
+        unknown = [name for name in weights if name not in live]
+        if unknown:
+            raise ModelError(
+                f"found weights for {unknown[0]!r}, which the model lacks; expected names from "
+                "names(); search and load on one model"
+            )
         home = _awake(module)
-        arguments = {name: value.to(home, module.dtype) for name, value in condition.items()}
-        states = arguments.pop("encoder_hidden_states")
-        options = {"added_cond_kwargs": arguments or None, "return_dict": False}
+        parameters = {name: value.detach() for name, value in module.named_parameters()}
+        for name, value in weights.items():
+            parameters[live[name]] = value.to(parameters[live[name]])
+        added = {name: value.to(home, module.dtype) for name, value in condition.items()}
+        states = added.pop("encoder_hidden_states")
         times = self.schedule.told(timesteps.to(home))
         inputs = (noised.to(home, module.dtype), times, states)
+        options = {"added_cond_kwargs": added or None, "return_dict": False}
         with _recomputing(module, parameters):
             predicted = functional_call(module, parameters, inputs, options)[0]
         return predicted[:, : noised.shape[1]].float()  # without a predicted variance
@@ -174,61 +149,65 @@ class UNetModel:
     def without_encoders(self) -> Iterator[None]:
         """Move the VAE and the text encoders to the CPU while the context is open."""
         parts = [self.pipeline.vae, *(encoder for _, encoder in encoders(self.pipeline).values())]
-        parts = [part for part in parts if not hasattr(part, "_hf_hook")]  # offloaded already
-        homes = [part.device for part in parts]
+        homes = [(part, part.device) for part in parts if not hasattr(part, "_hf_hook")]
         try:
-            for part in parts:
+            for part, _ in homes:
                 part.to("cpu")
             yield
         finally:
-            for part, home in zip(parts, homes, strict=True):
+            for part, home in homes:
                 part.to(home)
 
 
 def _plain(network: nn.Module | None) -> nn.Module | None:
+    """Take off the wrapper of ``torch.compile``."""
     return getattr(network, "_orig_mod", network)
+
+
+def _name(path: str) -> str:
+    path = path.replace("\\", "/").rstrip("/")
+    if path.endswith("cones/models/builtin/weights"):
+        return builtin.NAME
+    if cached := _SNAPSHOT.search(path):
+        return "/".join(cached.groups())
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or ":" in path
+    return path.rsplit("/", 1)[-1] if looks_local else path
 
 
 def _require_known(pipeline: Pipeline) -> None:
     """Refuse what could only fail later, in the middle of a search."""
-    kind = type(pipeline).__name__
     parts = ("vae", "text_encoder", "tokenizer", "scheduler", "encode_prompt")
-    missing = [part for part in parts if getattr(pipeline, part, None) is None]
-    if not UNetModel.knows(pipeline) or missing:
+    lacking = [f"no {part}" for part in parts if getattr(pipeline, part, None) is None]
+    if not UNetModel.knows(pipeline):
+        lacking.append("no plain U-Net")
+    if not lacking:
+        config = _plain(pipeline.unet).config
+        fitting = {
+            "in_channels": (pipeline.vae.config.latent_channels,),
+            "class_embed_type": (None, "timestep"),
+            "addition_embed_type": (None, "text_time"),
+            "encoder_hid_dim_type": (None, "ip_image_proj"),
+        }
+        lacking = [f"{n} {config[n]!r}" for n in fitting if config[n] not in fitting[n]]
+    if lacking:
         raise ModelError(
-            f"found a {kind} without {', '.join(missing) or 'a plain U-Net'}; expected a pipeline "
-            "with a U-Net, a VAE, a tokenizer and a text encoder; load Stable Diffusion 1.x, 2.x "
-            "or XL"
+            f"found a {type(pipeline).__name__} with {', '.join(lacking)}; expected a U-Net that "
+            "text alone conditions, a VAE, a tokenizer and a text encoder; load Stable Diffusion "
+            "1.x, 2.x or XL, not a model for inpainting, upscaling, video or unCLIP"
         )
-    config = _plain(pipeline.unet).config
-    channels = pipeline.vae.config.latent_channels
-    wanted = {
-        f"input of {config.in_channels} channels, not {channels}": config.in_channels != channels,
-        "class_embed_type": config.class_embed_type not in (None, "timestep"),
-        "addition_embed_type": config.addition_embed_type not in (None, "text_time"),
-        "encoder_hid_dim_type": config.encoder_hid_dim_type not in (None, "ip_image_proj"),
-    }
-    if any(wanted.values()):
-        raise ModelError(
-            f"found a {kind} whose U-Net wants more than a prompt "
-            f"({', '.join(name for name in wanted if wanted[name])}); expected a U-Net that text "
-            "alone conditions; load Stable Diffusion 1.x, 2.x or XL, not a model for inpainting, "
-            "upscaling or unCLIP"
-        )
+    encoders(pipeline)  # refuses a tokenizer without vocabulary
 
 
 def _home(part: nn.Module) -> torch.device:
     """Say where a part runs, which under offloading is not where it lies."""
-    hook = getattr(part, "_hf_hook", None)
-    home = getattr(hook, "execution_device", None)
+    home = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
     return part.device if home is None else torch.device(home)
 
 
 def _awake(module: nn.Module) -> torch.device:
     """Bring an offloaded network to where it runs before its weights are replaced."""
-    hook = getattr(module, "_hf_hook", None)
-    if hook is not None:
-        hook.pre_forward(module)
+    if hasattr(module, "_hf_hook"):
+        module._hf_hook.pre_forward(module)
     return _home(module)
 
 
@@ -256,25 +235,26 @@ def _recomputing(module: nn.Module, parameters: Mapping[str, Tensor]) -> Iterato
 @contextmanager
 def _precise(vae: nn.Module) -> Iterator[None]:
     """Hold a VAE that overflows in half precision in single precision meanwhile."""
-    before = vae.dtype
-    if not vae.config.get("force_upcast") or before != torch.float16:
-        yield
-        return
-    vae.to(torch.float32)
+    wide = vae.config.get("force_upcast") and vae.dtype == torch.float16
+    if wide:
+        vae.to(torch.float32)
     try:
         yield
     finally:
-        vae.to(before)
+        if wide:
+            vae.to(torch.float16)
 
 
 def _mean(vae: nn.Module, picture: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 c y x"]:
     """Encode one picture in [-1, 1], scaled as the U-Net was trained on it."""
-    encoded = vae.encode(picture.to(_home(vae), vae.dtype))
+    encoded, config = vae.encode(picture.to(_home(vae), vae.dtype)), vae.config
     posterior = getattr(encoded, "latent_dist", None)
     latents = (encoded.latents if posterior is None else posterior.mode()).float()
-    config, shape = vae.config, (1, -1, 1, 1)
     if config.get("latents_mean") is not None and config.get("latents_std") is not None:
-        latents = latents - torch.tensor(config.latents_mean).view(shape).to(latents)
-        latents = latents / torch.tensor(config.latents_std).view(shape).to(latents)
+        mean, deviation = (
+            torch.tensor(config[name]).view(1, -1, 1, 1).to(latents)
+            for name in ("latents_mean", "latents_std")
+        )
+        latents = (latents - mean) / deviation
     scale = config.get("scaling_factor")
     return (latents - (config.get("shift_factor") or 0.0)) * (1.0 if scale is None else scale)

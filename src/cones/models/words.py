@@ -22,11 +22,12 @@ from cones.models.protocol import Model, Pipeline
 RARE_WORDS = ("sks", "ktn", "pll", "ucd", "wnv")
 Rows = Float[Tensor, "vectors dim"]
 _NAME = re.compile(r"([bdfgklmnprstvz][aeiou]){2}[bdfgklmnprstvz]</w>")  # of the built-in model
+Pair = tuple[PreTrainedTokenizerBase, nn.Module]
 _LEGACY_EOS = 2
 _UNLIMITED = 10**6  # a tokenizer without files says it reads far more tokens than this
 
 
-def encoders(pipeline: Pipeline) -> dict[str, tuple[PreTrainedTokenizerBase, nn.Module]]:
+def encoders(pipeline: Pipeline) -> dict[str, Pair]:
     """Pair every text encoder of ``pipeline`` with its tokenizer, by the encoder's name.
 
     Raises:
@@ -104,25 +105,23 @@ def register(
 ) -> dict[str, Rows]:
     """Make ``identifier`` one token for good and return its vectors.
 
-    Args:
-        pipeline: Changed in place: its tokenizers and text encoders grow.
-        identifier: The new word. Registering it again returns what is there.
-        like: Word whose vectors are copied; by default one of :func:`candidates`.
-        embeddings: Vectors by encoder name, as a concept holds them, in the place of ``like``.
+    The tokenizers and text encoders of ``pipeline`` grow in place. The vectors are
+    ``embeddings``, as a concept holds them, or a copy of those of the word ``like`` (one of
+    :func:`candidates`).
 
     Raises:
         ModelError: The word cannot be used, or means something else already. Nothing has been
             changed in that case.
     """
     pairs = encoders(pipeline)
-    if embeddings is None and all(
-        _present(*pair, identifier) is not None for pair in pairs.values()
-    ):
-        return vectors(pipeline, identifier)
-    rows = embeddings or vectors(pipeline, like or nth(candidates(pipeline), identifier))
-    if not _known(pairs, identifier, rows):
+    if embeddings is None:
+        known = all(_present(*pair, identifier) is not None for pair in pairs.values())
+        like = identifier if known else like or nth(candidates(pipeline), identifier)
+        embeddings = vectors(pipeline, like)
+    if not _known(pairs, identifier, embeddings):
         for name, (tokenizer, encoder) in pairs.items():
-            _write(encoder, _add(tokenizer, identifier, len(rows[name])), rows[name])
+            rows = embeddings[name]
+            _write(encoder, _add(tokenizer, identifier, len(rows)), rows)
             _mark_end(tokenizer, encoder)
     return vectors(pipeline, identifier)
 
@@ -220,11 +219,7 @@ class _Replaced:
         return output
 
 
-def _known(
-    pairs: Mapping[str, tuple[PreTrainedTokenizerBase, nn.Module]],
-    word: str,
-    rows: Mapping[str, Rows],
-) -> bool:
+def _known(pairs: Mapping[str, Pair], word: str, rows: Mapping[str, Rows]) -> bool:
     """Tell whether the pipeline says ``word`` with these vectors; refuse other ones."""
     if word.split() != [word] or re.search(r"_\d+$", word):
         raise ModelError(
