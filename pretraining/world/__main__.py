@@ -52,13 +52,12 @@ def sheet(
     held_out: bool = False,
 ) -> None:
     """Write a contact sheet of composed pictures, or of looks if no folder of looks is given."""
-    if looks is None:
-        tiles = [_tile(number, seed) for number in range(start, start + count)]
+    store, numbers = looks and LookStore.open(looks), range(start, start + count)
+    if store:
+        options = {"seed": seed, "held_out": held_out}
+        tiles = [compose_one(number, store, **options).pixels for number in numbers]
     else:
-        store, numbers = LookStore.open(looks), range(start, start + count)
-        tiles = [
-            compose_one(number, store, seed=seed, held_out=held_out).pixels for number in numbers
-        ]
+        tiles = [_tile(number, seed) for number in numbers]
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     rows = [np.concatenate(tiles[k : k + columns], 1) for k in range(0, len(tiles), columns)]
     Image.fromarray(np.concatenate(rows)).save(output)

@@ -193,8 +193,7 @@ def _boards(b: _Brush, number: int) -> Painted:
     h = b.between(0.4, 0.58)
     walls = ((214, 204, 190), (190, 205, 205), (225, 220, 214), (180, 192, 204), (170, 182, 160))
     fall = b.between(-0.2, 0.2) * (b.x - 0.5)
-    canvas = np.array(b.one(walls)) * (1 + fall)[..., None]
-    near = b.nearness(h)
+    canvas, near = np.array(b.one(walls)) * (1 + fall)[..., None], b.nearness(h)
     depth = 1 / (near * 0.9 + 0.1)
     across = (b.x - 0.5) * depth * 9 + b.between(50, 55)
     tone = b.rng.uniform(-0.15, 0.15, 400)[np.floor(across).astype(int) % 400]
@@ -232,8 +231,8 @@ def _room(b: _Brush, number: int) -> Painted:
 
 def _frame(b: _Brush, canvas: Canvas, floor: float, *, window: bool) -> Canvas:
     """Hang a window or a picture on the wall, to one side."""
-    side = b.one((-1, 1))
-    x, y = b.x - 0.5 - side * b.between(0.22, 0.36), b.y - floor * b.between(0.4, 0.5)
+    x = b.x - 0.5 - b.one((-1, 1)) * b.between(0.22, 0.36)
+    y = b.y - floor * b.between(0.4, 0.5)
     wide, high = b.between(0.1, 0.15), floor * b.between(0.24, 0.32)
     outer = (np.abs(x) < wide) & (np.abs(y) < high)
     inner = (np.abs(x) < wide - 0.02) & (np.abs(y) < high - 0.02)
@@ -294,8 +293,7 @@ def paint(place: str, number: int, *, seed: int = 0, size: int = 128) -> Place:
         KeyError: there is no such place; `PAINTERS` lists them.
     """
     rng = np.random.default_rng((seed, 4, list(PAINTERS).index(place), number))
-    brush = _Brush(rng, size)
-    canvas, horizon, ground = PAINTERS[place](brush, number)
+    canvas, horizon, ground = PAINTERS[place](_Brush(rng, size), number)
     blur = rng.uniform(0.3, 0.8) * size / 128
     canvas = ndimage.gaussian_filter(np.clip(canvas, 0, 255), (blur, blur, 0))
     pixels = np.clip(canvas * rng.uniform(0.9, 1.06), 0, 255).astype(np.uint8)
