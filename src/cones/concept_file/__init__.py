@@ -149,7 +149,23 @@ def _labels(levels: tuple[Mask, ...]) -> bytes:
         for k in reversed(range(len(levels) - 1)):
             mark[np.searchsorted(dense.numpy(), levels[k].indices[name].numpy())] = k
         marks.append(mark)
-    return gaps.deflate(np.concatenate(marks))
+    digits, places = np.concatenate(marks), _places(len(levels))
+    padded = np.pad(digits, (0, -len(digits) % len(places)))
+    return gaps.deflate((padded.reshape(-1, len(places)) * places).sum(1).astype(np.uint8))
+
+
+def _unlabelled(data: bytes, *, count: int, levels: int) -> UInt8[np.ndarray, " _"]:
+    """Read ``count`` labels."""
+    if levels == 1:
+        return np.zeros(count, np.uint8)
+    places = _places(levels)
+    packed = gaps.inflate(data, -(-count // len(places)))
+    return (packed[:, None] // places % levels).astype(np.uint8).reshape(-1)[:count]
+
+
+def _places(levels: int) -> UInt8[np.ndarray, " _"]:
+    """Give the values of the places of a number to base ``levels`` that fills one byte."""
+    return np.array([levels**k for k in range(8) if levels ** (k + 1) <= 256], np.uint8)
 
 
 def _levels(
@@ -162,9 +178,7 @@ def _levels(
         piece, numel = blob[start : start + p.bytes], math.prod(p.shape)
         indices[p.name] = CODECS[header.codec].decode(piece, count=p.count, numel=numel)
         start += p.bytes
-    marks = np.zeros(sum(counts), np.uint8)
-    if many > 1:
-        marks = gaps.inflate(labels.numpy().tobytes(), len(marks))
+    marks = _unlabelled(labels.numpy().tobytes(), count=sum(counts), levels=many)
     held = np.bincount(marks, minlength=many).cumsum().tolist()
     if start != len(blob) or len(marks) != sum(counts) or held != header.levels:
         raise FileError(

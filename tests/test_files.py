@@ -1,0 +1,63 @@
+"""A reader sees a whole file or none; writers never meet."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from cones.files import replace_when_done, write_atomic
+
+
+def test_writes_whole_with_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "a.bin"
+    old = os.umask(0o027)
+    try:
+        write_atomic(target, b"one")
+    finally:
+        os.umask(old)
+    assert target.read_bytes() == b"one"
+    assert target.stat().st_mode & 0o777 == 0o640
+    write_atomic(target, b"two")
+    assert [f.name for f in target.parent.iterdir()] == ["a.bin"]
+    assert target.read_bytes() == b"two"
+
+
+def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+    target = tmp_path / "a.png"
+    target.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), replace_when_done(target) as part:  # noqa: PT012
+        part.write_bytes(b"ne")
+        raise KeyboardInterrupt
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_two_writers_of_one_file(tmp_path: Path) -> None:
+    target = tmp_path / "a.png"
+    with replace_when_done(target) as one, replace_when_done(target) as two:
+        assert one != two
+        assert one.suffix == two.suffix == ".png"
+        one.write_bytes(b"one")
+        two.write_bytes(b"two")
+    assert target.read_bytes() == b"one"  # the outer block ended last
+
+
+def test_links_are_written_through(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_atomic(tmp_path / "link", b"x")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"x"
+
+
+def test_strays_of_killed_runs_go_after_a_day(tmp_path: Path) -> None:
+    target = tmp_path / "a[1].png"
+    keep = [tmp_path / ".a[1].png.01234567.part.png", tmp_path / ".b.png.01234567.part.png"]
+    stray = tmp_path / ".a[1].png.89abcdef.part.png"
+    for file in (*keep, stray):
+        file.touch()
+    for file in (stray, keep[1]):
+        os.utime(file, (time.time() - 2 * 24 * 3600,) * 2)
+    write_atomic(target, b"x")
+    assert not stray.exists()
+    assert all(file.exists() for file in keep)
