@@ -1,6 +1,7 @@
 """Tiny random pipelines with the structure of the real ones: 32 px, two U-Net blocks.
 
 Widths are reduced, names are not. Every call gives a copy of its own, so tests may change it.
+Random concepts for them.
 """
 
 import copy
@@ -20,6 +21,12 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
 )
+
+from cones.concept import Concept, Word
+from cones.fingerprint import Fingerprint
+from cones.mask import Mask
+from cones.models import Pipeline, model_for
+from cones.models.words import encoders
 
 SIZE = 32
 WIDTH = 32
@@ -58,6 +65,28 @@ def tiny_pipeline(
 def tiny_pixels(count: int = 3, *, seed: int = 0, size: int = SIZE) -> torch.Tensor:
     """Draw random pictures, RGB in [0, 1]."""
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def tiny_concept(
+    pipeline: Pipeline,
+    identifier: str = "V*",
+    noun: str = "cat",
+    *,
+    seed: int = 1,
+    density: float = 0.3,
+    scope: str = "both",
+) -> Concept:
+    """Draw a random concept of two nested levels, with random vectors for its word."""
+    draw = torch.Generator().manual_seed(seed)
+    model = model_for(pipeline)
+    noise = {name: torch.rand(w.shape, generator=draw) for name, w in model.weights(scope).items()}
+    levels = tuple(
+        Mask.where({name: x < share for name, x in noise.items()})
+        for share in (density / 3, density)
+    )
+    rows = {name: torch.randn(1, WIDTH, generator=draw) for name in encoders(pipeline)}
+    base = Fingerprint.of(model.weights(), model.name)
+    return Concept(levels, (Word(identifier, noun, rows),), base)
 
 
 def tiny_tokenizer(*, length: int = LENGTH) -> CLIPTokenizer:
