@@ -1,0 +1,230 @@
+"""Make the built-in model: ``python -m pretraining.train --work DIR``.
+
+Stages, in order: world, autoencoder, latents, text, denoiser, decoder, examiner, save. Each goes
+on from what the work folder holds, so the same command continues after Ctrl-C; ``--stage`` runs
+one. ``--scale .001`` tries the whole chain in a minute. On several GPUs start it with
+``accelerate launch -m pretraining.train``.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from accelerate import PartialState
+from rich.console import Console
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from pretraining import autoencoder, denoiser, save, text
+from pretraining.loop import POOL, WORKERS, Recipe, Run, averaged, train
+from pretraining.world.production import compose_pictures, render_looks
+from pretraining.world.stores import PictureStore
+
+LOOKS, PICTURES = 24_000, 60_000
+SEED = 0
+console = Console(stderr=True)
+
+
+@dataclass
+class Work:
+    """What the stages share: the work folder, the scale, the machine.
+
+    Attributes:
+        folder: Holds all that the stages make.
+        scale: Factor on pictures and updates.
+        steps: Updates of a stage, where they are not the recipe's.
+        device: Where the networks are trained.
+    """
+
+    folder: Path
+    scale: float
+    steps: dict[str, int]
+    device: torch.device
+
+    def count(self, full: int) -> int:
+        """Scale a number."""
+        return max(64, round(full * self.scale))
+
+    def recipe(self, stage: str, recipe: Recipe) -> Recipe:
+        """Return a stage's recipe as it is run here."""
+        steps = self.steps.get(stage) or max(2, round(recipe.steps * self.scale))
+        return replace(recipe, steps=steps, batch=min(recipe.batch, self.count(PICTURES)))
+
+    def share(self, recipe: Recipe) -> int:
+        """Return one worker's part of a batch."""
+        return max(1, recipe.batch // (PartialState().num_processes * WORKERS))
+
+    @cached_property
+    def pictures(self) -> PictureStore:
+        """The composed pictures."""
+        return PictureStore.open(self.folder / "pictures")
+
+    def pixels(self, index: Tensor) -> Tensor:
+        """Return pictures in [-1, 1], ``(n, 3, h, w)``."""
+        found = torch.from_numpy(self.pictures.pixels(index.tolist())).permute(0, 3, 1, 2)
+        found = found.to(self.device).float() / 127.5 - 1
+        return found.contiguous(memory_format=torch.channels_last)
+
+
+def make_world(work: Work) -> None:
+    """Render looks, compose pictures."""
+    looks, processes = work.folder / "looks", torch.get_num_threads()
+    render_looks(looks, work.count(LOOKS), seed=SEED, processes=processes)
+    count = work.count(PICTURES)
+    compose_pictures(work.folder / "pictures", looks, count, seed=SEED, processes=processes)
+
+
+def train_autoencoder(work: Work) -> None:
+    """Train the autoencoder on whole pictures and their mirror images."""
+    torch.manual_seed(SEED)
+    recipe = work.recipe("autoencoder", autoencoder.RECIPE)
+    run = Run(autoencoder.build().to(work.device), recipe, work.folder / "autoencoder")
+
+    def loss_of(draw: torch.Generator) -> Tensor:
+        index = torch.randint(len(work.pictures), (work.share(recipe),), generator=draw)
+        pixels = work.pixels(index)
+        if torch.rand((), generator=draw) < 0.5:
+            pixels = pixels.flip(-1)
+        noise = torch.randn(len(index), autoencoder.CHANNELS, 8, 8, generator=draw)
+        return autoencoder.loss(run.module, pixels, noise.to(work.device))
+
+    train(run, loss_of, label="autoencoder")
+
+
+def cache_latents(work: Work) -> None:
+    """Encode every picture once (posterior mean), with mean 0 and deviation 1 a channel."""
+    if (work.folder / "latents.json").exists():
+        return
+    vae = averaged(autoencoder.build(), work.folder / "autoencoder").to(work.device)
+
+    def encode(index: Tensor) -> Tensor:
+        with torch.no_grad(), torch.autocast(work.device.type, torch.bfloat16):
+            return vae.encode(work.pixels(index)).latent_dist.mean.float().cpu()  # pyright: ignore
+
+    parts = in_turn(encode, torch.arange(len(work.pictures)).split(50), "latents")
+    latents = torch.cat(parts)
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    latents = (latents - mean[:, None, None]) / std[:, None, None]
+    np.save(work.folder / "latents.npy", latents.half().numpy())
+    spread = {"mean": mean.tolist(), "std": std.tolist()}
+    (work.folder / "latents.json").write_text(json.dumps(spread))
+
+
+def in_turn(make: Callable[[Tensor], Tensor], parts: Sequence[Tensor], what: str) -> list[Tensor]:
+    """Apply a function to parts, on several threads; say how far it is."""
+    made = []
+    for part in POOL.map(make, parts):
+        made.append(part)
+        if len(made) % 100 == 0:
+            console.print(f"{what}: {len(made)} of {len(parts)} parts")
+    return made
+
+
+def tokenizer_of(work: Work) -> CLIPTokenizer:
+    """Learn the tokenizer once: every later stage depends on its numbers."""
+    folder = work.folder / "tokenizer"
+    if not folder.exists():
+        captions = [row["caption"] for row in work.pictures.rows]
+        text.learn_tokenizer(captions).save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def train_text(work: Work) -> None:
+    """Train the text tower on captions and labels."""
+    rows, tokenizer = work.pictures.rows, tokenizer_of(work)
+    tokens = text.tokenize(tokenizer, [row["caption"] for row in rows])
+    asked = text.questions(rows)
+    named = torch.tensor([i for i, row in enumerate(rows) if row["things"][0]["name"]])
+    torch.manual_seed(SEED)
+    recipe = work.recipe("text", text.RECIPE)
+    run = Run(text.Reader(tokenizer).to(work.device), recipe, work.folder / "text")
+
+    def loss_of(draw: torch.Generator) -> Tensor:
+        index = torch.randint(len(rows), (work.share(recipe),), generator=draw)
+        some = round(text.NAMED_SHARE * len(index))
+        index[:some] = named[torch.randint(len(named), (some,), generator=draw)]
+        part = (asked[0][index], asked[1][index], asked[2][index])
+        return text.loss(run.module, tokens[index].to(work.device), part, draw)
+
+    train(run, loss_of, label="text")
+    reader, _ = save.finished_reader(work.folder)
+    last = slice(-1000, None)
+    shares = text.told(reader, tokens[last], (asked[0][last], asked[1][last], asked[2][last]))
+    (work.folder / "text.json").write_text(json.dumps(shares))
+    console.print(shares)
+
+
+def cache_states(work: Work) -> None:
+    """Encode every caption once, the empty one last."""
+    path = work.folder / "states.npy"
+    if path.exists():
+        return
+    reader, tokenizer = save.finished_reader(work.folder)
+    reader.to(work.device)
+    captions = [*(row["caption"] for row in work.pictures.rows), ""]
+
+    def read(tokens: Tensor) -> Tensor:
+        with torch.no_grad(), torch.autocast(work.device.type, torch.bfloat16):
+            return reader(tokens.to(work.device)).half().cpu()
+
+    parts = in_turn(read, text.tokenize(tokenizer, captions).split(100), "states")
+    np.save(path.with_suffix(".part.npy"), torch.cat(parts).numpy())
+    path.with_suffix(".part.npy").replace(path)
+
+
+def train_denoiser(work: Work) -> None:
+    """Train the U-Net on cached latents and text states."""
+    cache_states(work)
+    latents = torch.from_numpy(np.load(work.folder / "latents.npy"))
+    states = torch.from_numpy(np.load(work.folder / "states.npy"))
+    torch.manual_seed(SEED)
+    recipe, schedule = work.recipe("denoiser", denoiser.RECIPE), denoiser.scheduler()
+    run = Run(denoiser.build().to(work.device), recipe, work.folder / "denoiser")
+
+    def loss_of(draw: torch.Generator) -> Tensor:
+        index = torch.randint(len(latents), (work.share(recipe),), generator=draw)
+        empty = torch.rand(len(index), generator=draw) < denoiser.EMPTY
+        said = states[torch.where(empty, len(latents), index)].to(work.device).float()
+        clean = latents[index].to(work.device).float()
+        return denoiser.loss(run.module, schedule, clean, said, draw)
+
+    train(run, loss_of, label="denoiser")
+
+
+STAGES: dict[str, Callable[[Work], None]] = {
+    "world": make_world,
+    "autoencoder": train_autoencoder,
+    "latents": cache_latents,
+    "text": train_text,
+    "denoiser": train_denoiser,
+}
+ALONE = ("world", "latents")  # stages of the first process
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="Folder of checkpoints and caches.")],
+    output: Annotated[Path | None, typer.Option(help="Where to save the model.")] = None,
+    scale: Annotated[float, typer.Option(help="Factor on pictures and updates.")] = 1.0,
+    stage: Annotated[list[str] | None, typer.Option(help="Only these stages.")] = None,
+    steps: Annotated[list[str] | None, typer.Option(help="As in denoiser=9000.")] = None,
+) -> None:
+    """Make the built-in model, from nothing to weights; the same command continues."""
+    torch.set_flush_denormal(True)
+    state = PartialState()
+    given = {name: int(number) for name, number in (item.split("=") for item in steps or [])}
+    shared = Work(work, scale, given, state.device)
+    for name in stage or STAGES:
+        console.print(f"stage {name}")
+        if name not in ALONE or state.is_main_process:
+            STAGES[name](shared)
+        state.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    typer.run(main)
