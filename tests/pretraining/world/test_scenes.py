@@ -48,7 +48,7 @@ def combined(looks: LookStore, scene: Scene) -> list[bool]:
 
 
 def test_training_never_shows_what_is_held_out(looks: LookStore) -> None:
-    assert not any(any(combined(looks, plan(number, looks))) for number in range(300))
+    assert not any(any(combined(looks, plan(number, looks))) for number in range(500))
 
 
 def test_evaluation_can_ask_for_only_what_is_held_out(looks: LookStore) -> None:
