@@ -1,0 +1,269 @@
+"""Find the concept neurons of one subject or several: photos in, a concept out.
+
+The one call behind ``cones find``: it draws what the untouched model knows, gives the subjects
+their words, runs the rule of the settings, chooses a density where that is open, and certifies
+the result on what the search never saw. The pipeline is as before afterwards, bit for bit.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+from torch import Tensor
+
+from cones.concept import Concept, Word
+from cones.errors import SearchError, SubjectError
+from cones.fingerprint import Fingerprint
+from cones.mask import Mask
+from cones.models import model_for
+from cones.models.protocol import Model, Pipeline
+from cones.models.sampling import sample
+from cones.models.words import choose_start, spoken, vectors
+from cones.search.certify import FAILED, GAINED, UNAVAILABLE, Evidence, Ruler, certify, choose
+from cones.search.loss import ImplantingLoss, JointLoss, examples
+from cones.search.prior import pictures, prior_prompts, unseen_prompts
+from cones.search.resume import Keeper, Progress, owned, silent
+from cones.search.rules import candidates
+from cones.search.select import nested
+from cones.search.settings import JOINT_DENSITIES, Settings
+from cones.subject import Source, Subject, read_pixels, with_article
+
+LEVELS = (0.25, 0.5)  # sparser levels kept with a concept, as shares of its neurons
+KEEP_FROM = 4  # photos, of which the last is then kept out
+CONTROLS = 8  # pictures behind each control of a certificate
+ROOM = 0.9  # of a union, at most: otherwise there would be nothing to choose
+Case: TypeAlias = tuple[ImplantingLoss, Evidence]
+
+
+def find(
+    pipeline: Pipeline,
+    photos: Source | Subject,
+    *,
+    noun: str | None = None,
+    identifier: str = "V*",
+    settings: Settings | None = None,
+    others: Source | None = None,
+    work: str | Path | None = None,
+    progress: Progress | None = None,
+    **changes: object,
+) -> Concept:
+    """Find a subject's concept neurons (Sec. 3.1, Appendix A.2) and certify them.
+
+    Of four photos or more the last is kept out of the search, for the certificate.
+
+    Args:
+        pipeline: A text-to-image pipeline of diffusers.
+        photos: A folder, files, pictures, or a :class:`~cones.subject.Subject`.
+        noun: What they show, such as ``cat``.
+        identifier: The new word for it.
+        settings: How to search.
+        others: Photos of other individuals of the noun, for the certificate; drawn if None.
+        work: Folder for the search's state and drawn pictures: the same call goes on there after
+            an interruption. None keeps nothing.
+        progress: Called as ``progress(stage, done, total, note)``.
+        **changes: Fields of :class:`~cones.search.settings.Settings`, such as ``drift=0.02``.
+
+    Raises:
+        ConesError: Of the part concerned. The pipeline is as before in that case.
+
+    Example:
+        >>> cat = find(pipeline, "photos/cat", noun="cat", work="work")  # doctest: +SKIP
+        >>> cat.certificate["verdict"]  # doctest: +SKIP
+        'gained'
+    """
+    settings = (settings or Settings()).changed(changes)
+    if not isinstance(photos, Subject) and noun is None:
+        raise SubjectError("found photos without a noun; expected what they show; pass noun='cat'")
+    model = model_for(pipeline)
+    if not isinstance(photos, Subject):
+        size = model.size
+        photos = Subject.from_folder(photos, noun=str(noun), identifier=identifier, size=size)
+    return _Search(model, settings, work, progress or silent).run([photos], [others])
+
+
+def find_jointly(
+    pipeline: Pipeline,
+    subjects: Sequence[Subject],
+    *,
+    within: Concept | None = None,
+    settings: Settings | None = None,
+    others: Sequence[Source | None] | None = None,
+    work: str | Path | None = None,
+    progress: Progress | None = None,
+    **changes: object,
+) -> Concept:
+    """Find the neurons that serve several subjects, under the sum of their losses (Sec. 3.3).
+
+    Takes what :func:`find` takes, but for these:
+
+    Args:
+        pipeline: A text-to-image pipeline of diffusers.
+        subjects: Two or more, each with an identifier of its own.
+        within: Search the neurons of this concept only, such as ``cat | dog`` ("collaboratively
+            capturing"); its words are kept. None searches all weights ("from scratch").
+        settings: Unless a density is given, it is the paper's for as many subjects (Table 2),
+            and at most nine tenths of ``within``.
+        others: For each subject.
+        work: Folder for the search's state and drawn pictures.
+        progress: Called as ``progress(stage, done, total, note)``.
+        **changes: Fields of :class:`~cones.search.settings.Settings`.
+    """
+    identifiers = [subject.identifier for subject in subjects]
+    if len(set(identifiers)) < max(2, len(identifiers)):
+        raise SearchError(
+            f"found subjects {', '.join(identifiers) or 'none'}; expected two or more, each with "
+            "an identifier of its own; name them V1* and V2*"
+        )
+    if settings is None and "density" not in changes:
+        paper = JOINT_DENSITIES[min(len(subjects), len(JOINT_DENSITIES)) - 1]
+        changes["density"] = min(paper, ROOM * within.density) if within else paper
+    settings = (settings or Settings()).changed(changes)
+    search = _Search(model_for(pipeline), settings, work, progress or silent, within)
+    return search.run(subjects, others or [None] * len(subjects))
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """One search, from subjects to a concept."""
+
+    model: Model
+    settings: Settings
+    work: str | Path | None
+    progress: Progress
+    within: Concept | None = None
+
+    def run(self, subjects: Sequence[Subject], others: Sequence[Source | None]) -> Concept:
+        started, model = time.monotonic(), self.model
+        base = Fingerprint.of(model.weights("both"), model.name)
+        drawn = [self._drawn(base, *each) for each in zip(subjects, others, strict=True)]
+        words = [self._word(subject) for subject in subjects]
+        with spoken(model.pipeline, {word.identifier: word.embeddings for word in words}):
+            cases = [self._case(*each) for each in zip(subjects, drawn, strict=True)]
+        record: dict[str, object] = dict(self.settings.recorded())
+        if self.within is not None:
+            record["within"] = self.within.mask.digest
+        with model.without_encoders(), self._keeper([base.weights, record], cases) as keeper:
+            levels, certificate = self._searched([s.identifier for s in subjects], cases, keeper)
+            keeper.forget()
+        certificate["seconds"] = round(time.monotonic() - started, 1)
+        return Concept(levels, tuple(words), base, record, certificate)
+
+    def _drawn(
+        self, base: Fingerprint, subject: Subject, others: Source | None
+    ) -> tuple[list[str], Tensor, Tensor]:
+        """Let the untouched model draw, before it knows the word.
+
+        Returns:
+            Prompts and pictures of the prior and then of unrelated things; other individuals.
+        """
+        given, size, noun, said = self.settings, self.model.size, subject.noun, []
+        if given.prior != "none":
+            said = prior_prompts(noun, given.prior_count, plain=given.prior == "drawn")
+        said += unseen_prompts(noun, CONTROLS)
+        how = {"num_inference_steps": given.prior_steps, "guidance_scale": given.prior_guidance}
+        key = _digest([base.weights, how, size])
+        found = pictures(
+            partial(sample, self.model.pipeline, **how),
+            said + [with_article(noun)] * (0 if others else CONTROLS),
+            seed=given.seed,
+            size=size,
+            folder=Path(self.work) / "pictures" / key if self.work else None,
+            progress=self.progress,
+        )
+        cut = len(said)
+        return said, found[:cut], read_pixels(others, size=size) if others else found[cut:]
+
+    def _word(self, subject: Subject) -> Word:
+        """Let the identifier start from the word that the model hears best."""
+        for word in self.within.words if self.within else ():
+            if word.identifier == subject.identifier:
+                return word
+        start, response = choose_start(self.model, subject.noun, identifier=subject.identifier)
+        rows = vectors(self.model.pipeline, start)
+        note = f"{subject.identifier} starts as {start!r}, which moves predictions {response:.1%}"
+        self.progress("identifier", 1, 1, note)
+        return Word(subject.identifier, subject.noun, {n: r.cpu() for n, r in rows.items()})
+
+    def _case(self, subject: Subject, drawn: tuple[list[str], Tensor, Tensor]) -> Case:
+        """Encode what is searched on, and what is measured on."""
+        (said, pixels, others), given, n = drawn, self.settings, len(subject)
+        cut, encode = len(said) - CONTROLS, partial(examples, self.model)
+        loss_rows = slice(n - 1 if n >= KEEP_FROM else n)
+        seen, *kept = [
+            encode(
+                subject.pixels[rows],
+                subject.prompt,
+                masks=None if subject.masks is None else subject.masks[rows],
+                flip=given.flip,
+            )
+            for rows in (loss_rows, slice(n - 1, n))
+        ][: 2 if n >= KEEP_FROM else 1]
+        loss = ImplantingLoss(
+            self.model,
+            seen,
+            encode(pixels[:cut], said[:cut]) if cut else None,
+            against="data" if given.prior == "drawn" else "untouched",
+            batch=given.batch,
+            micro_batch=given.micro_batch,
+            weighting=given.weighting,
+        )
+        called, plain = encode(others, subject.prompt), encode(others, with_article(subject.noun))
+        unrelated = encode(pixels[cut:], said[cut:])
+        return loss, Evidence(seen, kept[0] if kept else None, called, plain, unrelated)
+
+    @contextmanager
+    def _keeper(self, parts: list[object], cases: Sequence[Case]) -> Iterator[Keeper]:
+        """Keep the search in a folder named by all it depends on: only the same one goes on."""
+        if not self.work:
+            yield Keeper(None, self.progress)
+            return
+        for pairs in [pairs for loss, _ in cases for pairs in (loss.subject, loss.prior)]:
+            parts += [pairs and (pairs.latents, pairs.masks, sorted(pairs.condition.items()))]
+        folder = Path(self.work) / "search" / _digest(parts)
+        with owned(folder):
+            self.progress("search", 0, 1, f"kept in {folder}")
+            yield Keeper(folder, self.progress)
+
+    def _searched(
+        self, names: Sequence[str], cases: Sequence[Case], keeper: Keeper
+    ) -> tuple[tuple[Mask, ...], dict[str, object]]:
+        """Search, choose and certify."""
+        given, weights = self.settings, self.model.weights(self.settings.scope)
+        ruler = Ruler(self.model, given.draws, given.seed, given.micro_batch)
+        losses, evidence = zip(*cases, strict=True)
+        loss = losses[0] if len(losses) == 1 else JointLoss(losses)
+        within = self.within and self.within.mask
+        found = candidates(loss, weights, given, within=within, keeper=keeper)
+        best, extra = found[-1], dict[str, object]()
+        if len(found) > 1:
+            masks = [each.mask for each in found]
+            index, rows = choose(ruler, weights, masks, evidence, prior_weight=best.prior_weight)
+            best, extra["line_search"] = found[index], rows
+        if given.prior != "none":
+            extra["prior_weight"] = best.prior_weight
+        each = {
+            name: certify(ruler, weights, best.mask, shown, progress=self.progress)
+            for name, shown in zip(names, evidence, strict=True)
+        }
+        verdicts = [found["verdict"] for found in each.values()]
+        worst = next((v for v in (FAILED, UNAVAILABLE) if v in verdicts), GAINED)
+        certificate = each if len(each) > 1 else each[names[0]]
+        return nested(best.score, best.mask, LEVELS), {**certificate, "verdict": worst, **extra}
+
+
+def _digest(parts: Sequence[object]) -> str:
+    """Digest values and tensors, whatever the order of dictionaries."""
+
+    def plain(value: object) -> object:
+        if not isinstance(value, Tensor):
+            return str(value)
+        return hashlib.sha256(value.detach().float().cpu().numpy().tobytes()).hexdigest()
+
+    text = json.dumps(parts, sort_keys=True, default=plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

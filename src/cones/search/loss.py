@@ -1,0 +1,289 @@
+"""The concept-implanting loss as a function of the searched weights (Sec. 2, Eqs. 1-4).
+
+Pictures and prompts are encoded once, as :class:`Examples`. What is drawn of them depends on a
+purpose, a seed and the number of a step alone: an interrupted search goes on as if nothing had
+happened, and what is measured for one purpose was never seen for another. A loss comes in parts,
+one for each pass through the network, and each says what it adds to L_sub and to L_pr: lambda
+joins these in :func:`differentiate`. The model is never written to.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from cones.errors import SearchError, SubjectError
+from cones.models.protocol import Model
+
+Weights: TypeAlias = Mapping[str, Tensor]
+Against: TypeAlias = Literal["data", "untouched"]
+Loss: TypeAlias = Callable[[Weights], Iterator[tuple[Float[Tensor, ""], Float[Tensor, ""]]]]
+Losses: TypeAlias = Callable[[int], Loss]
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Pictures and prompts as the network sees them, computed once.
+
+    Attributes:
+        latents: Clean, scaled latents.
+        condition: What ``Model.condition`` gives for their prompts.
+        masks: Where the error counts; None counts all of the picture.
+
+    Raises:
+        SubjectError: No pictures, or another number of prompts.
+    """
+
+    latents: Float[Tensor, "n c y x"]
+    condition: Mapping[str, Tensor]
+    masks: Float[Tensor, "n 1 y x"] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that pictures and prompts come in pairs."""
+        counts = {name: len(value) for name, value in self.condition.items()}
+        if not len(self) or any(count != len(self) for count in counts.values()):
+            raise SubjectError(
+                f"found {len(self)} pictures with conditions of {counts}; expected one prompt "
+                "for every picture, and a picture at least; pass as many prompts as pictures"
+            )
+
+    def __len__(self) -> int:
+        """Count the pairs."""
+        return len(self.latents)
+
+
+def examples(
+    model: Model,
+    pixels: Float[Tensor, "n 3 h w"],
+    prompts: str | Sequence[str],
+    *,
+    masks: Float[Tensor, "n 1 h w"] | None = None,
+    flip: bool = False,
+) -> Examples:
+    """Encode pictures in [0, 1] and their prompts, with ``flip`` also every mirror image."""
+    prompts = [prompts] * len(pixels) if isinstance(prompts, str) else list(prompts)
+    if flip:
+        pixels, prompts = torch.cat([pixels, pixels.flip(-1)]), prompts * 2
+        masks = None if masks is None else torch.cat([masks, masks.flip(-1)])
+    latents = model.encode(pixels)
+    if masks is not None:
+        masks = adaptive_avg_pool2d(
+            masks.to(latents.device), (latents.shape[-2], latents.shape[-1])
+        )
+    return Examples(latents, model.condition(prompts), masks)
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """Noised samples and what the network should say of each.
+
+    Attributes:
+        noised: x_t.
+        timesteps: t.
+        target: What the network should predict.
+        weight: Omega_t times where the error counts, which has a mean of 1.
+        condition: c.
+    """
+
+    noised: Float[Tensor, "n c y x"]
+    timesteps: Int[Tensor, " n"]
+    target: Float[Tensor, "n c y x"]
+    weight: Float[Tensor, "n 1 y x"]
+    condition: Mapping[str, Tensor]
+
+    def parts(self, size: int | None) -> Iterator["Draw"]:
+        """Cut the samples into pieces of at most ``size``."""
+        for start in range(0, len(self.timesteps), size or len(self.timesteps)):
+            rows = slice(start, start + size if size else None)
+            yield _mapped(lambda each, rows=rows: each[0][rows], self)
+
+    def joined(self, other: "Draw") -> "Draw":
+        """Put the samples of ``other`` after these."""
+        return _mapped(torch.cat, self, other)
+
+
+def _mapped(function: Callable[[list[Tensor]], Tensor], *draws: Draw) -> Draw:
+    """Apply a function to every kind of tensor of some draws."""
+    condition = {n: function([d.condition[n] for d in draws]) for n in draws[0].condition}
+    return Draw(
+        function([d.noised for d in draws]),
+        function([d.timesteps for d in draws]),
+        function([d.target for d in draws]),
+        function([d.weight for d in draws]),
+        condition,
+    )
+
+
+def draw(
+    model: Model,
+    pairs: Examples,
+    count: int,
+    *,
+    purpose: str,
+    seed: int,
+    step: int = 0,
+    against: Against = "data",
+    weighting: str = "uniform",
+    micro_batch: int | None = None,
+) -> Draw:
+    """Draw pictures evenly, timesteps spread over training, and noise.
+
+    ``against="untouched"`` takes as target what the network predicts by itself, one forward pass
+    without gradient; ``"data"`` takes what Eq. 1 asks for. Equal purpose, seed, step and count
+    give equal noise and timesteps whatever the pictures, on every device.
+    """
+    digest = hashlib.sha256(f"{purpose}/{seed}/{step}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    home, rounds = pairs.latents.device, range(-(-count // len(pairs)))
+    timesteps = model.timesteps(count, generator).to(home)
+    noise = torch.randn(count, *pairs.latents.shape[1:], generator=generator).to(pairs.latents)
+    order = torch.cat([torch.randperm(len(pairs), generator=generator) for _ in rounds])[:count]
+    order = order.to(home)
+    latents = pairs.latents[order]
+    area = torch.ones_like(latents[:, :1]) if pairs.masks is None else pairs.masks[order]
+    omega = model.snr_weights(timesteps, weighting).to(area)[:, None, None, None]
+    drawn = Draw(
+        model.noised(latents, noise, timesteps),
+        timesteps,
+        model.target(latents, noise, timesteps).float(),
+        omega * area / area.mean((1, 2, 3), keepdim=True),
+        {name: value[order] for name, value in pairs.condition.items()},
+    )
+    if against == "data":
+        return drawn
+    with torch.no_grad():
+        target = torch.cat([predicted(model, {}, part) for part in drawn.parts(micro_batch)])
+    return replace(drawn, target=target)
+
+
+def predicted(model: Model, weights: Weights, drawn: Draw) -> Float[Tensor, "n c y x"]:
+    """Ask the network, with ``weights`` in the place of its own."""
+    return model.predict(weights, drawn.noised, drawn.timesteps, drawn.condition).float()
+
+
+def errors(model: Model, weights: Weights, drawn: Draw) -> Float[Tensor, " n"]:
+    """Measure the weighted squared error of every sample (Eq. 1), mean over its entries.
+
+    The error is that of what the network predicts: noise, velocity, picture or flow.
+    """
+    error = predicted(model, weights, drawn) - drawn.target
+    return (drawn.weight * error.square()).flatten(1).mean(1)  # Eq. 1
+
+
+@dataclass(frozen=True, eq=False)
+class ImplantingLoss:
+    """Implant a subject and preserve what the model knows (Eqs. 2-4).
+
+    Attributes:
+        model: Knows the network.
+        subject: Pairs of Eq. 2.
+        prior: Pairs of Eq. 3, or None to do without.
+        against: ``untouched`` holds the prior to the model's own predictions (agreement),
+            ``data`` to its pictures (Eq. 3).
+        batch: Samples of the subject in a step, and as many of the prior.
+        micro_batch: Samples in the network at once; None is all.
+        weighting: Omega_t: ``uniform`` or ``min-snr``.
+    """
+
+    model: Model
+    subject: Examples
+    prior: Examples | None = None
+    against: Against = "untouched"
+    batch: int = 8
+    micro_batch: int | None = None
+    weighting: str = "uniform"
+
+    def at(self, step: int, *, purpose: str, seed: int) -> Loss:
+        """Draw the samples of ``step`` and give their loss as a function of the weights."""
+        options = {"seed": seed, "step": step, "weighting": self.weighting}
+        drawn = draw(self.model, self.subject, self.batch, purpose=purpose, **options)
+        if self.prior is not None:
+            options |= {"against": self.against, "micro_batch": self.micro_batch}
+            options |= {"purpose": f"{purpose} prior"}
+            drawn = drawn.joined(draw(self.model, self.prior, self.batch, **options))
+
+        def loss(weights: Weights) -> Iterator[tuple[Tensor, Tensor]]:
+            left = self.batch  # samples of the subject come first
+            for part in drawn.parts(self.micro_batch):
+                each = errors(self.model, weights, part)
+                subject, prior = each[:left], each[left:]
+                left = max(0, left - len(each))
+                yield subject.sum() / self.batch, prior.sum() / self.batch  # Eqs. 2 and 3
+
+        return loss
+
+
+@dataclass(frozen=True, eq=False)
+class JointLoss:
+    """Add the losses of several subjects (collaborative capture, Sec. 3.3)."""
+
+    losses: tuple[ImplantingLoss, ...]
+
+    def at(self, step: int, *, purpose: str, seed: int) -> Loss:
+        """Add what every subject's loss is at ``step``, each on draws of its own."""
+        drawn = [
+            loss.at(step, purpose=f"{purpose} {k}", seed=seed)
+            for k, loss in enumerate(self.losses)
+        ]
+        return lambda weights: chain.from_iterable(loss(weights) for loss in drawn)
+
+
+@dataclass(frozen=True, eq=False)
+class Gradient:
+    """A loss and its gradient at one point.
+
+    Attributes:
+        subject: L_sub.
+        prior: L_pr.
+        of: The gradient of L_con for every weight, in at least float32.
+    """
+
+    subject: float
+    prior: float
+    of: dict[str, Tensor]
+
+    def __str__(self) -> str:
+        """Say both halves of the loss, for a progress line."""
+        return f"subject {self.subject:.4f}, prior {self.prior:.4f}"
+
+
+def differentiate(loss: Loss, point: Weights, *, prior_weight: float, step: int) -> Gradient:
+    """Evaluate L_con and its gradient at ``point``, one part of the loss after another.
+
+    Raises:
+        SearchError: The loss ignores a weight, or loss or gradient is not finite.
+    """
+    leaves = {name: w.detach().requires_grad_() for name, w in point.items()}
+    of: dict[str, Tensor] = {}
+    sums = torch.zeros(2, dtype=torch.float64)
+    with torch.enable_grad():
+        for subject, prior in loss(leaves):
+            value = subject + prior_weight * prior  # Eq. 4
+            sums += torch.stack([subject.detach(), prior.detach()]).cpu()
+            found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+            for name, gradient in zip(leaves, found, strict=True):
+                if gradient is None:
+                    raise SearchError(
+                        f"the loss of step {step} does not depend on {name!r}; expected every "
+                        "searched weight to be used; undo fused projections, or narrow the scope"
+                    )
+                of[name] = of[name] + wide(gradient) if name in of else wide(gradient)
+    odd = [f"the gradient of {n!r}" for n, g in of.items() if not bool(g.isfinite().all())]
+    if odd or not math.isfinite(sums.sum()):
+        raise SearchError(
+            f"{(odd or ['the loss'])[0]} at step {step} is not finite; expected finite numbers; "
+            "use bfloat16 or float32 instead of float16, lower the rate, or check the photos"
+        )
+    return Gradient(float(sums[0]), float(sums[1]), of)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Give a tensor in at least float32, in which all sums are kept."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,0 +1,95 @@
+"""Pictures that the untouched model draws: the prior of a search, and a certificate's controls.
+
+They are kept as PNGs under names that say all they depend on, so that a second search or an
+interrupted one finds them again. How to draw is handed in; nothing here knows a pipeline.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from cones.files import replace_when_done
+from cones.search.resume import Progress, silent
+from cones.subject import read_pixels, with_article
+
+SCENES = ("{}", "{} in a street", "{} in a meadow", "{} in a lobby", "{} on a plain background")
+OTHERS = ("dog", "chair", "flower", "car", "woman", "barrel", "lamp", "cat")
+UNSEEN = ("teapot", "hat", "rabbit", "ball", "cup", "apple")  # for certificates alone
+_BATCH = 8
+
+
+Sample: TypeAlias = Callable[..., Sequence[Image.Image]]  # (prompts, seeds=) -> pictures
+
+
+def prior_prompts(noun: str, count: int, *, plain: bool = False) -> list[str]:
+    """Say what the prior pictures of a noun show.
+
+    Half is the noun, alone and in scenes, and half is other things, so that the model stays as it
+    is there too. With ``plain`` all is the noun alone, as in the paper (Eq. 3).
+    """
+    scenes = ("{}",) if plain else SCENES
+    others = [with_article(each) for each in OTHERS if each != noun]
+    return [
+        others[k // 2 % len(others)]
+        if k % 2 and not plain
+        else scenes[k // 2 % len(scenes)].format(with_article(noun))
+        for k in range(count)
+    ]
+
+
+def unseen_prompts(noun: str, count: int) -> list[str]:
+    """Name things that are not the noun and that no search looks at."""
+    others = [with_article(each) for each in UNSEEN if each != noun]
+    return [others[k % len(others)] for k in range(count)]
+
+
+def pictures(
+    sample: Sample,
+    prompts: Sequence[str],
+    *,
+    seed: int,
+    size: int,
+    folder: Path | None = None,
+    progress: Progress = silent,
+) -> Float[Tensor, "n 3 size size"]:
+    """Draw a picture of every prompt, or find it in ``folder``.
+
+    The k-th picture of a prompt depends on ``seed`` and k, whatever other prompts there are.
+
+    Args:
+        sample: Draws with the untouched model.
+        prompts: What to draw; a prompt may come several times.
+        seed: Of all pictures.
+        size: Side of the pictures.
+        folder: Where they are kept; its name stands for the model and how it samples.
+        progress: Told after every batch.
+
+    Returns:
+        RGB in [0, 1].
+    """
+    count: Counter[str] = Counter()
+    seeds = []
+    for prompt in prompts:
+        count[prompt] += 1
+        digest = hashlib.sha256(f"{prompt}/{seed}/{count[prompt]}".encode()).digest()
+        seeds.append(int.from_bytes(digest[:8], "big") >> 1)
+    paths = [folder / f"{each:016x}.png" for each in seeds] if folder else []
+    found: dict[int, Path | Image.Image] = {k: p for k, p in enumerate(paths) if p.exists()}
+    missing = [k for k in range(len(prompts)) if k not in found]
+    for start in range(0, len(missing), _BATCH):
+        batch = missing[start : start + _BATCH]
+        drawn = sample([prompts[k] for k in batch], seeds=[seeds[k] for k in batch])
+        for k, image in zip(batch, drawn, strict=True):
+            found[k] = image
+            if folder is not None:
+                with replace_when_done(paths[k]) as path:
+                    image.save(path)
+        progress("pictures", len(found), len(prompts), "")
+    return torch.cat([read_pixels([found[k]], size=size) for k in range(len(prompts))])

@@ -1,0 +1,111 @@
+"""Exchange neurons with the mask in place, where weights interact (beyond the paper; Sec. 3.1).
+
+The paper rates each weight as if it were shut alone and slightly. Here every weight has a latent
+score, the highest are shut, and all scores follow the gradient measured with the mask in place,
+passed straight through the choice. The last mask is the result; whether it is better is for the
+certificate to say.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from cones.errors import SearchError
+from cones.mask import Mask
+from cones.search.loss import Gradient, Losses, Weights, differentiate, wide
+from cones.search.resume import Keeper, Slots
+from cones.search.score import climb, in_order, zeros
+from cones.search.select import Hits, eligible, highest
+
+SPAN = 2.0  # scores further from the border, in typical distances, start here
+SAFE = 0.0132  # above this density the number of neurons grows over the first half of the steps
+STEER = 0.03  # lambda follows the drift by at most this share a step
+LAMBDAS = (1e-4, 1e4)
+
+
+def refine(
+    losses: Losses,
+    weights: Weights,
+    ranking: Mapping[str, Tensor],
+    *,
+    density: float,
+    steps: int,
+    rate: float,
+    prior_weight: float = 0.1,
+    drift: float | None = None,
+    guard: float | None = None,
+    within: Mask | None = None,
+    keeper: Keeper | None = None,
+    stage: str = "refine",
+) -> tuple[Mask, dict[str, Tensor], float]:
+    """Exchange neurons at fixed density by straight-through gradients under Adam.
+
+    Args:
+        losses: The loss of step ``k``, counted from 0.
+        weights: The searched weights; read only.
+        ranking: Scores to start from.
+        density: Share of the weights to shut.
+        steps: Number of gradients.
+        rate: How far a score moves in a step, at most about; the border is at 0, and a typical
+            weight starts at -1.
+        prior_weight: Lambda of Eq. 4; where it starts if ``drift`` is given.
+        drift: Steer lambda so that the prior's half of the loss ends here.
+        guard: Shut only weights with ``|theta| < guard * std`` of their parameter.
+        within: Shut only neurons of this mask (Sec. 3.3).
+        keeper: Where to resume from and save to.
+        stage: Its name there.
+
+    Returns:
+        The mask, the scores that rank its neurons, and the last lambda.
+
+    Raises:
+        SearchError: Nothing may be shut, or a loss or gradient is not finite.
+        MaskError: ``within`` is of another model.
+    """
+    weights = in_order(weights)
+    allowed = eligible(weights, guard=guard, within=within)
+    free = sum(int(hit.sum()) for hit in allowed.values())
+    total = sum(w.numel() for w in weights.values())
+    last = min(round(density * total), free)
+    first = max(1, min(round(SAFE * total), last))
+    if not last:
+        raise SearchError(
+            f"found no weight to shut at density {density:g}; expected one at least; raise the "
+            "density, or the guard"
+        )
+
+    def start() -> Slots:
+        steered = {"prior_weight": torch.tensor(prior_weight, dtype=torch.float64)}
+        moments = {"first": zeros(weights), "second": zeros(weights)}
+        return {"latent": _latent(ranking, allowed, first), **moments, "steered": steered}
+
+    def measure(slots: Slots, step: int) -> Gradient:
+        grown = round(first + (last - first) * min(1.0, 2 * step / steps))
+        shut = highest(slots["latent"], allowed, grown)
+        gamma = {name: w.masked_fill(shut[name], 0) for name, w in weights.items()}
+        lam = float(slots["steered"]["prior_weight"])
+        return differentiate(losses(step), gamma, prior_weight=lam, step=step)
+
+    def absorb(slots: Slots, step: int, found: Gradient) -> None:
+        for name, w in weights.items():
+            ascent = w * found.of[name]  # Eq. 8 at gamma: -dL/dshut, straight through
+            climb(slots, "latent", name, ascent, step=step, rate=rate)
+        if drift is not None:
+            excess = max(-1.0, min(1.0, found.prior / drift - 1))
+            slots["steered"]["prior_weight"].mul_(math.exp(STEER * excess)).clamp_(*LAMBDAS)
+
+    slots = (keeper or Keeper()).run(stage, steps, start=start, measure=measure, absorb=absorb)
+    mask = Mask.where(highest(slots["latent"], allowed, last))
+    return mask, slots["latent"], float(slots["steered"]["prior_weight"])
+
+
+def _latent(ranking: Mapping[str, Tensor], allowed: Hits, count: int) -> dict[str, Tensor]:
+    """Put the border of the best ``count`` at 0, and scores at a mean distance of 1 from it."""
+    score = {name: wide(ranking[name].detach()) for name in allowed}
+    inside = highest(score, allowed, count)
+    border = torch.stack([score[n][hit].min() for n, hit in inside.items() if hit.any()]).min()
+    far = torch.cat([(score[n][hit] - border).abs() for n, hit in allowed.items()]).mean()
+    scale = far.clamp(min=1e-30)
+    return {name: ((s - border) / scale).clamp(-SPAN, SPAN) for name, s in score.items()}

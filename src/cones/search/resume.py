@@ -1,0 +1,141 @@
+"""Run the steps of a search so that it can be stopped and resumed to the same bits.
+
+A step has two halves: ``measure`` only reads and may take long, ``absorb`` writes and is short.
+What is saved is always the state between two steps. Losses are drawn from the number of the step,
+so step and accumulators are all there is to save.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cones.errors import SearchError
+from cones.files import replace_when_done, write_atomic
+
+Slots: TypeAlias = dict[str, dict[str, Tensor]]  # accumulators by role, then by weight
+Progress: TypeAlias = Callable[[str, int, int, str], object]
+Found = TypeVar("Found")
+SAVE_SECONDS = 60.0
+
+
+def silent(stage: str, done: int, total: int, note: str = "") -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Keeps a search's state in a folder, and tells its progress.
+
+    Attributes:
+        folder: For this very search alone; None keeps nothing.
+        progress: Told stage, steps done, steps in all and a note after every step.
+    """
+
+    folder: Path | None = None
+    progress: Progress = silent
+
+    def run(
+        self,
+        stage: str,
+        steps: int,
+        *,
+        start: Callable[[], Slots],
+        measure: Callable[[Slots, int], Found],
+        absorb: Callable[[Slots, int, Found], object],
+    ) -> Slots:
+        """Take what is left of ``steps`` steps, and give the accumulators.
+
+        Saves once a minute, at the end, and when anything stops it between two steps.
+
+        Raises:
+            SearchError: The saved state cannot be read, or the state cannot be saved.
+        """
+        slots = start()
+        step = begun = self._load(stage, slots)
+        saved, whole = time.monotonic(), True
+        try:
+            while step < steps:
+                found = measure(slots, step)
+                whole = False
+                absorb(slots, step, found)
+                step, whole = step + 1, True
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    self._save(stage, slots, step)
+                    saved = time.monotonic()
+                self.progress(stage, step, steps, str(found))
+        finally:
+            if whole and step > begun:
+                self._save(stage, slots, step)
+        return slots
+
+    def forget(self) -> None:
+        """Delete what was saved: the search is over."""
+        for path in self.folder.glob("*.safetensors") if self.folder else ():
+            path.unlink(missing_ok=True)
+
+    def _save(self, stage: str, slots: Slots, step: int) -> None:
+        if self.folder is None:
+            return
+        path = self.folder / f"{stage}.safetensors"
+        tensors = {f"{s}/{n}": t.cpu() for s, named in slots.items() for n, t in named.items()}
+        try:
+            with replace_when_done(path) as partial:
+                save_file(tensors, partial, {"step": str(step)})
+        except (OSError, SafetensorError) as error:
+            raise SearchError(
+                f"cannot save the search to {path} ({error}); expected a folder of yours with "
+                "space left; free some and run the same again: what was saved before is kept"
+            ) from error
+
+    def _load(self, stage: str, slots: Slots) -> int:
+        """Fill ``slots`` with what was saved, and give its step; 0 if nothing was."""
+        path = None if self.folder is None else self.folder / f"{stage}.safetensors"
+        if path is None or not path.exists():
+            return 0
+        try:
+            with safe_open(path, "pt") as file:
+                for slot, named in slots.items():
+                    for name, tensor in named.items():
+                        tensor.copy_(file.get_tensor(f"{slot}/{name}"))
+                return int((file.metadata() or {})["step"])
+        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+            raise SearchError(
+                f"cannot resume from {path} ({error}); expected the state of this search; "
+                "delete it and search anew"
+            ) from error
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone.
+
+    Raises:
+        SearchError: Another process holds it; the message names it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    owner, lock = folder / "owner", FileLock(folder / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        name = owner.read_text() if owner.exists() else "that has just begun"
+        raise SearchError(
+            f"{folder} is in use by the process {name}; expected one search at a time; "
+            "wait for it, or work in another folder"
+        ) from error
+    try:
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        write_atomic(owner, f"{os.getpid()} on {socket.gethostname()} since {since}".encode())
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
