@@ -1,0 +1,64 @@
+"""The command line: a command parses, calls one function of the library and prints.
+
+One file a command. What a command shows goes through :mod:`cones.cli.console`, its shared options
+are in :mod:`cones.cli.options`. Torch is loaded inside the commands, so ``--help`` is fast.
+"""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+import cones
+from cones.cli.atlas import atlas
+from cones.cli.attend import attend
+from cones.cli.combine import combine
+from cones.cli.compare import compare
+from cones.cli.demo import demo
+from cones.cli.export import export
+from cones.cli.find import find
+from cones.cli.generate import generate
+from cones.cli.options import command
+from cones.cli.show import show
+from cones.cli.ui import ui
+
+COMMANDS: tuple[Callable[..., None], ...] = (
+    find, show, generate, compare, combine, attend, atlas, export, ui, demo,
+)  # fmt: skip
+
+app = typer.Typer(
+    name="cones",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: cones demo",
+)
+for function in COMMANDS:
+    command(app, function)
+
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(f"cones {cones.__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _cones(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version.")
+    ] = False,
+) -> None:
+    """Find the concept neurons of a subject in a diffusion model, and shut them.
+
+    A few photos and a noun go in (**find**), a small concept file comes out. With it the model
+    draws the subject wherever a prompt puts it (**generate**).
+    """
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

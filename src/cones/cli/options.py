@@ -1,0 +1,174 @@
+"""Options that several commands share, so that one word means one thing everywhere.
+
+Options that belong together are a dataclass: a command names it as one parameter, and
+:func:`command` puts its fields on the command line.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, get_type_hints
+
+import typer
+from typer import Argument, Option
+
+from cones.cli import console
+from cones.errors import ConesError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from cones import Concept
+
+_Model = partial(Option, rich_help_panel="Model")
+_Output = partial(Option, "--output", "-o", show_default=False)
+Prompt: TypeAlias = Annotated[str, Argument(help='What to draw: "a V* cat on a beach".')]
+Files: TypeAlias = Annotated[list[Path], Argument(help="Concept files.", show_default=False)]
+File: TypeAlias = Annotated[Path, _Output(help="File to write.")]
+Folder: TypeAlias = Annotated[Path, _Output(help="Folder to write to.")]
+Number: TypeAlias = Annotated[int, Option("--num", "-n", min=1, help="Number of pictures.")]
+Seed: TypeAlias = Annotated[int, Option(min=0, help="Same seed, same result.")]
+Density: TypeAlias = Annotated[
+    float | None, Option(help="Use the level of this density; 'cones show' lists them.")
+]
+Rename: TypeAlias = Annotated[
+    list[str] | None,
+    Option("--as", help="Call a concept by this word instead; once for each file, in order."),
+]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Which model, and how it is loaded."""
+
+    model: Annotated[
+        str | None,
+        _Model(help="Hub name, diffusers folder or .safetensors file; built-in if left out."),
+    ] = None
+    variant: Annotated[str | None, _Model(help="Kind of weight files: fp16.")] = None
+    revision: Annotated[str | None, _Model(help="Branch, tag or commit on the hub.")] = None
+    resolution: Annotated[int | None, _Model(help="Pixels a side; the model's own.")] = None
+    device: Annotated[str | None, _Model(help="cuda, mps or cpu; the best there is.")] = None
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"] | None, _Model(help="Precision.")
+    ] = None
+    offload: Annotated[
+        Literal["model", "sequential"] | None, _Model(help="Keep idle parts in main memory.")
+    ] = None
+
+    def pipeline(self, concepts: "Sequence[Concept]" = ()) -> "DiffusionPipeline":
+        """Load the model; warn if it is a fine-tune of the one that concepts were found on."""
+        import cones
+        from cones.fingerprint import Fingerprint
+        from cones.models import model_for
+
+        _quiet()
+        pipeline = cones.load_pipeline(**asdict(self))
+        model = model_for(pipeline)
+        base = Fingerprint.of(model.weights(), model.name) if concepts else None
+        for concept in concepts:
+            if base and concept.base.compare(base) == "fine-tune":
+                console.warn(
+                    f"this model is a fine-tune of {concept.base.model!r}, where "
+                    f"{concept.identifier} was found; the subject may look otherwise"
+                )
+        return pipeline
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The options that load this model again in another command."""
+        given = asdict(self).items()
+        return tuple(w for name, value in given if value for w in (f"--{name}", str(value)))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which concepts, under which words and at which density."""
+
+    concept: Annotated[
+        list[Path],
+        Option("--concept", "-c", help="Concept file; once for each.", show_default=False),
+    ]
+    rename: Rename = None
+    density: Density = None
+
+    def load(self, *prompts: str) -> "list[Concept]":
+        """Read the files; warn if no prompt says one of their words."""
+        found = load_concepts(self.concept, self.rename, self.density)
+        for word in (word for concept in found for word in concept.words):
+            if not any(word.identifier in prompt for prompt in prompts):
+                console.warn(
+                    f"the prompt does not say {word.identifier!r}, so its subject will hardly "
+                    f"appear; write for example 'a {word.identifier} {word.noun} on a beach'"
+                )
+        return found
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn, in diffusers' words."""
+
+    num_inference_steps: Annotated[
+        int | None, Option(min=1, help="Sampling steps; 25, or what the model is made for.")
+    ] = None
+    guidance_scale: Annotated[
+        float | None, Option(help="Classifier-free guidance; the model's own if left out.")
+    ] = None
+
+
+def load_concepts(
+    paths: list[Path], rename: list[str] | None = None, density: float | None = None
+) -> "list[Concept]":
+    """Read concept files, and rename or thin them out if asked.
+
+    Raises:
+        ConesError: A file is missing or damaged, or there is not one new word for each file.
+    """
+    import cones
+
+    if rename and len(rename) != len(paths):
+        raise ConesError(
+            f"found --as {len(rename)} times for {len(paths)} concept files; "
+            "expected it once for each file; add or remove some"
+        )
+    found = [cones.load(path) for path in paths]
+    if rename:
+        found = [concept.renamed(word) for concept, word in zip(found, rename, strict=True)]
+    return found if density is None else [concept.at(density) for concept in found]
+
+
+def command(app: typer.Typer, function: Callable[..., None]) -> None:
+    """Add a function to the program under its own name; its errors become one line."""
+    hints = get_type_hints(function, include_extras=True)
+    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    shown: dict[str, inspect.Parameter] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        members = inspect.signature(groups[name]).parameters if name in groups else None
+        own = get_type_hints(groups[name], include_extras=True) if name in groups else hints
+        for each in (members or {name: parameter}).values():
+            keyword = inspect.Parameter.KEYWORD_ONLY
+            shown[each.name] = each.replace(kind=keyword, annotation=own[each.name])
+
+    @functools.wraps(function)
+    def run(**given: object) -> None:
+        for name, kind in groups.items():
+            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+        with console.guarded():
+            function(**given)
+
+    run.__signature__ = inspect.Signature(list(shown.values()))  # pyright: ignore
+    run.__annotations__ = {name: parameter.annotation for name, parameter in shown.items()}
+    app.command(function.__name__)(run)
+
+
+def _quiet() -> None:
+    """Leave the screen to our own bars; errors still show."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()

@@ -1,0 +1,88 @@
+"""``cones show``, ``combine``, ``atlas`` and ``export``."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cones
+
+Run = Callable[..., object]
+
+
+def test_show_prints_words_and_certificate(run: Run, cat: Path, jar: Path) -> None:
+    said = run("show", cat).stdout
+    assert "a V* cat" in said
+    assert f"({cat.stat().st_size / 1000:.0f} kB)" in said
+    record = json.loads(run("show", cat, jar, "--json").stdout)
+    assert [found["words"] for found in record["concepts"]] == [["V* cat"], ["V2* jar"]]
+    assert record["concepts"][0]["bytes"] == cat.stat().st_size
+    assert record["overlap"][0]["shared"] == len(cones.load(cat).mask & cones.load(jar).mask)
+    assert "jar.safetensors share" in run("show", cat, jar).stdout
+
+
+def test_show_draws_the_layers(run: Run, refused: Run, cat: Path, tmp_path: Path) -> None:
+    run("show", cat, "--picture", tmp_path / "layers.png")
+    assert (tmp_path / "layers.png").stat().st_size > 1000
+    refused("show", cat, "--picture", tmp_path / "layers.png", match="--overwrite")
+
+
+def test_a_stored_density_is_taken_and_another_refused(run: Run, refused: Run, cat: Path) -> None:
+    sparse, dense = cones.load(cat).densities
+    record = json.loads(run("show", cat, "--density", sparse, "--json").stdout)
+    assert record["concepts"][0]["density"] == sparse
+    refused("show", cat, "--density", 50, match=f"{dense:.4%}")
+
+
+def test_combine_joins_shares_and_subtracts(run: Run, cat: Path, jar: Path) -> None:
+    a, b = cones.load(cat), cones.load(jar)
+    for how, mask in (
+        ("union", a.mask | b.mask),
+        ("intersection", a.mask & b.mask),
+        ("difference", a.mask - b.mask),
+    ):
+        run("combine", cat, jar, "--how", how, "-o", f"{how}.safetensors")
+        assert cones.load(f"{how}.safetensors").mask == mask
+    assert [w.identifier for w in cones.load("union.safetensors").words] == ["V*", "V2*"]
+
+
+def test_two_subjects_of_one_word_are_refused_until_one_is_renamed(
+    run: Run, refused: Run, cat: Path, dog: Path
+) -> None:
+    refused("combine", cat, dog, "-o", "x.safetensors", match="'V*' names a cat and a dog")
+    run("combine", cat, dog, "--as", "V*", "--as", "V3*", "-o", "both.safetensors")
+    assert [w.identifier for w in cones.load("both.safetensors").words] == ["V*", "V3*"]
+    refused("combine", cat, "-o", "x.safetensors", match="two or more")
+    refused("combine", cat, cat, "--as", "V*", "-o", "x.safetensors", match="once for each file")
+    assert not Path("x.safetensors").exists()
+
+
+def test_what_is_no_concept_file_is_refused_by_name(
+    refused: Run, cat: Path, model: str, tmp_path: Path
+) -> None:
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(cat.read_bytes()[:-10])
+    refused("show", torn, match="torn.safetensors")
+    refused("show", tmp_path / "none", match="none")
+    refused("show", tmp_path, match="no file")
+    weights = next(Path(model).rglob("*.safetensors"))
+    refused("show", weights, match="expected")
+
+
+def test_atlas_writes_one_page(run: Run, refused: Run, cat: Path, jar: Path) -> None:
+    record = json.loads(run("atlas", cat, jar, "-o", "page.html", "--json").stdout)
+    assert record["page"] == "page.html"
+    assert "V2*" in Path("page.html").read_text("utf-8")
+    refused("atlas", cat, "-o", "page.html", match="--overwrite")
+
+
+def test_an_exported_model_draws_without_this_library(
+    run: Run, refused: Run, cat: Path, model: str
+) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    run("export", cat, "checkpoint", "--model", model)
+    plain = StableDiffusionPipeline.from_pretrained("checkpoint")
+    zeros = dict(plain.unet.named_parameters())
+    mask = cones.load(cat).mask
+    assert all(not zeros[n].reshape(-1)[mask.indices[n]].any() for n in mask)
+    refused("export", cat, "checkpoint", "--model", model, match="--overwrite")

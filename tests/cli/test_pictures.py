@@ -1,0 +1,128 @@
+"""``cones generate``, ``compare``, ``attend`` and ``demo``."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cones.drawing import read_record
+from PIL import Image
+
+import cones
+
+Run = Callable[..., object]
+ONE = ("--num-inference-steps", 1)
+
+
+@pytest.fixture
+def draw(cat: Path, model: str) -> tuple[object, ...]:
+    return ("generate", "-c", cat, "a V* cat", "--model", model, *ONE)
+
+
+def test_pictures_say_how_they_were_made(
+    run: Run, refused: Run, draw: tuple[object, ...], cat: Path
+) -> None:
+    record = json.loads(run(*draw, "-n", 2, "--seed", 5, "-o", "out", "--json").stdout)
+    assert record["pictures"] == {"5": "out/0005.png", "6": "out/0006.png"}
+    found = read_record(Path("out/0006.png"))
+    assert (found["seed"], found["prompt"]) == (6, "a V* cat")
+    assert found["concepts"] == [{"words": "a V* cat", "mask": cones.load(cat).mask.digest}]
+    with Image.open("out/0006.png") as image:
+        assert "Steps: 1" in image.info["parameters"]
+
+
+def test_only_missing_pictures_are_drawn(run: Run, refused: Run, draw: tuple[object, ...]) -> None:
+    run(*draw, "-n", 2, "-o", "out")
+    kept = Path("out/0000.png").stat().st_mtime_ns
+    drawn = Path("out/0001.png").read_bytes()
+    Path("out/0001.png").unlink()
+    said = run(*draw, "-n", 3, "-o", "out").stderr
+    assert "1 of 3 pictures are there already" in said
+    assert Path("out/0000.png").stat().st_mtime_ns == kept
+    assert Path("out/0001.png").read_bytes() == drawn
+    refused(*draw, "--guidance-scale", 2, "-n", 1, "-o", "out", match="--overwrite")
+
+
+def test_ctrl_c_keeps_finished_pictures(
+    run: Run, draw: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["cones.cli.generate"], "AT_ONCE", 1)
+    generate, calls = cones.generate, []
+
+    def stopped(*given: object, **options: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return generate(*given, **options)
+
+    monkeypatch.setattr(cones, "generate", stopped, raising=False)
+    said = run(*draw, "-n", 3, "-o", "out", code=130).stderr
+    assert "finished pictures are in out; run the same command to go on" in said
+    assert [path.name for path in Path("out").iterdir()] == ["0000.png"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "match"),
+    [
+        ("a V*cat", "V*"),
+        ("a (V* cat:1.3)", ":1.3"),
+        ("a V* cat <lora:x:1>", "lora"),
+        ("a dog and " * 9 + "a V* cat", "V*"),
+    ],
+)
+def test_prompts_that_would_lose_the_word_are_refused(
+    prompt: str, match: str, refused: Run, cat: Path, model: str
+) -> None:
+    refused("generate", "-c", cat, prompt, "--model", model, *ONE, "-o", "out", match=match)
+
+
+def test_a_prompt_without_the_word_is_said(run: Run, cat: Path, model: str) -> None:
+    said = run("generate", "-c", cat, "a cat", "--model", model, *ONE, "-n", 1, "-o", "out").stderr
+    assert "does not say 'V*'" in said
+
+
+def test_one_word_for_two_concepts_is_refused_until_one_is_renamed(
+    run: Run, refused: Run, cat: Path, dog: Path, model: str
+) -> None:
+    command = ("generate", "-c", cat, "-c", dog, "--model", model, *ONE, "-n", 1)
+    refused(*command, "a V* cat", "-o", "out", match="V*")
+    run(*command, "--as", "V*", "--as", "V2*", "a V* cat and a V2* dog", "-o", "out")
+
+
+def test_amounts_belong_to_concepts(run: Run, draw: tuple[object, ...]) -> None:
+    run(*draw, "-n", 1, "-o", "whole")
+    run(*draw, "-n", 1, "--amount", 0.5, "-o", "half")
+    assert Image.open("whole/0000.png").tobytes() != Image.open("half/0000.png").tobytes()
+    assert read_record(Path("half/0000.png"))["strengths"] == [0.5]
+
+
+def test_a_photo_is_drawn_over(run: Run, draw: tuple[object, ...], photos: str) -> None:
+    photo = Path(photos) / "0.png"
+    steps = draw[:-2] + ("--num-inference-steps", 4)
+    run(*steps, "-n", 1, "--image", photo, "--strength", 0.5, "-o", "out")
+    assert read_record(Path("out/0000.png"))["strength"] == 0.5
+
+
+def test_an_unrelated_model_is_refused(refused: Run, cat: Path, tmp_path: Path) -> None:
+    from fakes import tiny_pipeline
+
+    tiny_pipeline(seed=1).save_pretrained(tmp_path / "other")
+    command = ("generate", "-c", cat, "a V* cat", "--model", tmp_path / "other", "-o", "out")
+    refused(*command, match="other")
+
+
+def test_compare_writes_a_sheet(run: Run, cat: Path, model: str, photos: str) -> None:
+    command = ("compare", "-c", cat, "a V* cat", "a V* cat on the grass", "--model", model)
+    run(*command, *ONE, "--photos", photos, "-o", "sheet.png")
+    with Image.open("sheet.png") as sheet:
+        assert sheet.height > 4 * 32
+
+
+def test_attend_writes_a_sheet(run: Run, refused: Run, cat: Path, model: str) -> None:
+    command = ("attend", "-c", cat, "a V* cat on the grass", "--model", model, *ONE)
+    run(*command, "--word", "cat", "--word", "grass", "-o", "sheet.png")
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width > 3 * 100
+    refused(*command, "--word", "dog", "-o", "b.png", match="dog")
+    assert not Path("b.png").exists()

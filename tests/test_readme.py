@@ -1,0 +1,102 @@
+"""What the docs show is run: every command, every Python block, every link and make target.
+
+Here the built-in model is a tiny random one with tiny settings, so this shows that what is written
+works as written, not what comes out.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+import cones
+from cones import Settings
+from cones.cli import app
+from cones.search.find import find
+from fakes import NOUNS, tiny_pipeline
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+RUN = ("README.md", "docs/commands.md", "docs/python.md")
+NOT_RUN = ("ui", "demo")  # one waits for a browser, the other has a test of its own
+TINY = {
+    "steps": 2,
+    "score_steps": 2,
+    "prior_count": 2,
+    "prior_steps": 2,
+    "batch": 2,
+    "draws": 4,
+    "density": 0.02,
+}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", page.read_text("utf-8"), re.M | re.S)
+    return [re.sub(rf"^{indent}", "", block, flags=re.M) for indent, block in found]
+
+
+def commands(page: Path) -> list[list[str]]:
+    lines = "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("cones ")]
+
+
+def short(*given: object, **options: object) -> cones.Concept:
+    """Search for two steps, whatever the settings."""
+    return find(*given, **{**options, "settings": Settings(**TINY)})
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder with photos, where the built-in model is tiny and searches are short."""
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    monkeypatch.setattr("cones.models.builtin.folder", lambda: tmp_path / "model")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cones, "find", short, raising=False)
+    for noun in NOUNS:
+        (tmp_path / "photos" / noun).mkdir(parents=True)
+        for number in range(4):
+            colour = (40 * number, 200 - 40 * number, 90)
+            Image.new("RGB", (40, 40), colour).save(tmp_path / f"photos/{noun}/{number:02d}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_every_command_of_a_page_runs_in_order(name: str, tiny: Path) -> None:
+    shown = [words for words in commands(ROOT / name) if "--model" not in words]
+    for words in shown:
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code in (0, 3), f"{words}: {result.output}"  # 3: chance decides here
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_every_python_block_of_a_page_runs(name: str, tiny: Path) -> None:
+    names: dict[str, object] = {}
+    for block in blocks(ROOT / name, "python"):
+        exec(compile(block, name, "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_shown_exists(page: Path) -> None:
+    group = typer.main.get_command(app)
+    for words in commands(page):
+        command = group.commands[words[0]]
+        command.make_context(words[0], words[1:])
+
+
+def test_make_targets_and_local_links_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        for target in re.findall(r"^make ([a-z]+)", "\n".join(blocks(page, "sh")), re.M):
+            assert f"\n{target}:" in makefile
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", text):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_the_readme_is_one_screen_and_a_half() -> None:
+    assert (ROOT / "README.md").read_text("utf-8").count("\n") <= 120
