@@ -3,34 +3,20 @@
 import pytest
 import torch
 
-from cones.analysis.places import (
-    block_of,
-    in_heads,
-    in_order,
-    in_rows,
-    kind_of,
-    likely_heads,
-    short,
-)
+from cones.analysis.places import block_of, in_heads, in_order, kind_of, likely_heads, short
 from cones.errors import MaskError
 from cones.mask import Mask
 
 NAME = "{}.attentions.1.transformer_blocks.0.attn{}.to_{}.weight"
-DOWN, MID, UP = (
-    NAME.format(block, number, kind)
-    for block, number, kind in (
-        ("down_blocks.0", 1, "k"),
-        ("mid_block", 2, "k"),
-        ("up_blocks.2", 2, "v"),
-    )
-)
+DOWN = NAME.format("down_blocks.0", 1, "k")
+MID = NAME.format("mid_block", 2, "k")
+UP = NAME.format("up_blocks.2", 2, "v")
 
 
 def test_names_are_read() -> None:
     assert [block_of(name) for name in (DOWN, MID, UP, "w")] == ["down 0", "mid", "up 2", "w"]
-    assert [kind_of(name) for name in (DOWN, MID, UP, "a.to_v.b")] == [
-        "self K", "cross K", "cross V", "other",
-    ]  # fmt: skip
+    kinds = ["self K", "cross K", "cross V", "other"]
+    assert [kind_of(name) for name in (DOWN, MID, UP, "a.to_v.b")] == kinds
     assert short(UP) == "up 2.1.0 cross V"
     assert short(MID) == "mid 1.0 cross K"
     assert short("net.weight") == "net"
@@ -39,15 +25,12 @@ def test_names_are_read() -> None:
 
 def test_rows_and_heads_are_counted() -> None:
     hits = torch.rand(6, 5, generator=torch.Generator().manual_seed(0)) < 0.4
-    mask = Mask.where({UP: hits})
-    assert in_rows(mask, UP).tolist() == [int(row.sum()) for row in hits]
+    mask = Mask.where({UP: hits, "w": hits[:, 0]})
+    assert in_heads(mask, UP, heads=6).tolist() == [int(row.sum()) for row in hits]
     assert in_heads(mask, UP, heads=3).tolist() == [int(part.sum()) for part in hits.split(2)]
-    with pytest.raises(MaskError, match="found 6 rows"):
-        in_heads(mask, UP, heads=4)
-    with pytest.raises(MaskError, match="absent"):
-        in_rows(mask, DOWN)
-    with pytest.raises(MaskError, match=r"of shape \(6,\)"):
-        in_rows(Mask.where({"w": hits[:, 0]}), "w")
+    for name, heads in ((UP, 4), (UP, 0), (DOWN, 3), ("w", 3)):
+        with pytest.raises(MaskError, match=f"for {heads} heads"):
+            in_heads(mask, name, heads=heads)
 
 
 @pytest.mark.parametrize(

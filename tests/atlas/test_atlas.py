@@ -16,7 +16,7 @@ from PIL import Image
 
 import cones.atlas.figures as figures
 from cones.analysis.overlap import overlap
-from cones.analysis.places import in_rows
+from cones.analysis.places import in_heads
 from cones.atlas import page
 from cones.concept import Concept, Word
 from cones.errors import MaskError
@@ -115,7 +115,7 @@ def test_large_layers_are_shown_in_squares(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_margin_is_a_step_curve_over_the_rows() -> None:
-    rows = in_rows(concept(1).mask, UP).numpy()
+    rows = in_heads(concept(1).mask, UP, heads=16).numpy()
     corners = [tuple(map(float, pair.split(","))) for pair in figures._margin(rows, 8).split()]
     assert corners[0] == (0, 0)
     assert corners[-1] == (0, 100)

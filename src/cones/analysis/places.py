@@ -4,6 +4,7 @@ A row of a projection is an output channel; attention heads share the rows out i
 does not hold the number of heads, so it has to be given, or guessed by :func:`likely_heads`.
 """
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -44,44 +45,29 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: [*STAGES, name.split(".")[0]].index(name.split(".")[0]))
 
 
-def in_rows(mask: Mask, name: str) -> Int64[Tensor, " rows"]:
-    """Count the neurons in every row (output channel) of a projection.
+def in_heads(mask: Mask, name: str, *, heads: int) -> Int64[Tensor, " heads"]:
+    """Count the neurons of one projection in every attention head; with a head a row, by row.
 
     Raises:
-        MaskError: The mask has no such parameter, or it has no rows and columns.
+        MaskError: The mask has no such projection, or its rows cannot be dealt out to the heads.
     """
     shape = mask.shapes.get(name, ())
-    if len(shape) != 2 or not shape[1]:
+    if len(shape) != 2 or 0 in shape or heads < 1 or shape[0] % heads:
         raise MaskError(
-            f"found {name!r} absent or of shape {shape}; expected a parameter of the mask with "
-            "rows and columns; choose one of its names"
+            f"found {name!r} of shape {shape} for {heads} heads; expected rows and columns, and a "
+            "number of heads that divides the rows; give that of the model's configuration"
         )
-    return torch.bincount(mask.indices[name] // shape[1], minlength=shape[0])
-
-
-def in_heads(mask: Mask, name: str, *, heads: int) -> Int64[Tensor, " heads"]:
-    """Count the neurons of one projection in every attention head.
-
-    Raises:
-        MaskError: As :func:`in_rows`, or the rows cannot be dealt out to the heads.
-    """
-    rows = in_rows(mask, name)
-    if heads < 1 or len(rows) % heads:
-        raise MaskError(
-            f"found {len(rows)} rows in {name!r} for {heads} heads; expected a number of heads "
-            "that divides the rows; give the number in the model's configuration"
-        )
-    return rows.unflatten(0, (heads, -1)).sum(1)
+    return torch.bincount(mask.indices[name] // (math.prod(shape) // heads), minlength=heads)
 
 
 def likely_heads(mask: Mask) -> dict[str, int]:
-    """Guess the heads of every projection from the width of the text states.
-
-    Empty for a model that is not known.
-    """
+    """Guess the heads of every projection by the width of the text states, if it is known."""
     flat = {name: shape for name, shape in mask.shapes.items() if len(shape) == 2}
-    widths = {shape[1] for name, shape in flat.items() if "attn2" in name.split(".")}
-    width = widths.pop() if len(widths) == 1 else 0
-    rows = {name: shape[0] for name, shape in flat.items()}
-    found = {n: HEADS.get(width) or r // HEAD_WIDTH.get(width, r + 1) for n, r in rows.items()}
-    return {name: heads for name, heads in found.items() if heads and rows[name] % heads == 0}
+    text = max(
+        (shape[1] for name, shape in flat.items() if kind_of(name)[:5] == "cross"), default=0
+    )
+    heads = {
+        name: HEADS.get(text) or shape[0] // HEAD_WIDTH.get(text, shape[0] + 1)
+        for name, shape in flat.items()
+    }
+    return {name: n for name, n in heads.items() if n and flat[name][0] % n == 0}

@@ -20,16 +20,12 @@ def page(
     *,
     heads: Mapping[str, int] | None = None,
 ) -> str:
-    """Write the page of one to eight concepts of one model.
+    """Write the page of one to eight concepts of one model; ``names`` are those of their files.
 
-    Args:
-        concepts: They may have searched different layers.
-        names: Of their files, for people.
-        heads: Attention heads by layer; guessed unless given, and left out where that fails.
+    Attention heads by layer are guessed unless given, and left out where that fails.
 
     Raises:
-        MaskError: There are too many concepts, they are of different models, or heads do not
-            divide the rows.
+        MaskError: Too many concepts, or of different models, or heads that do not divide rows.
     """
     templates = Environment(loader=PackageLoader("cones.atlas"), autoescape=True)
     return templates.get_template("atlas.html").render(gather(concepts, names, heads))

@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageColor
 
 from cones.analysis.overlap import by_block, overlap
-from cones.analysis.places import in_heads, in_order, in_rows, likely_heads, short
+from cones.analysis.places import in_heads, in_order, likely_heads, short
 from cones.concept import Concept
 from cones.errors import MaskError
 from cones.mask import Mask
@@ -77,9 +77,10 @@ def _layer(
     found = {"name": name, "short": short(name), "shape": shape, "heads": heads, "counts": counts}
     if len(shape) != 2 or 0 in shape:
         return found
-    rows = [in_rows(mask, name).numpy() if name in mask.shapes else None for mask in masks]
-    top = max(int(each.max()) for each in rows if each is not None)
-    margins = [None if each is None else _margin(each, top) for each in rows]
+    own = {k: mask for k, mask in enumerate(masks) if name in mask.shapes}
+    rows = {k: in_heads(mask, name, heads=shape[0]).numpy() for k, mask in own.items()}
+    top = max(int(each.max()) for each in rows.values())
+    margins = {k: _margin(each, top) for k, each in rows.items()}
     return found | {"picture": _picture(masks, name, shape), "margins": margins, "top": top}
 
 
