@@ -1,0 +1,199 @@
+"""The one sampling loop, against calls of diffusers' pipelines."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    ControlNetModel,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+)
+from PIL import Image
+
+from cones.errors import PromptError, SubjectError
+from cones.models import Pipeline, model_for
+from cones.models.sampling import FEW_STEPS, STEPS, defaults, sample
+from fakes import tiny_pipeline, tiny_pixels
+
+FAST = {"num_inference_steps": 2}
+
+
+@pytest.fixture(params=[False, True], ids=["sd", "xl"])
+def pipeline(request: pytest.FixtureRequest) -> Pipeline:
+    return tiny_pipeline(xl=request.param)
+
+
+def photo(seed: int = 5) -> Image.Image:
+    pixels = tiny_pixels(1, seed=seed)[0].permute(1, 2, 0)
+    return Image.fromarray((255 * pixels).round().byte().numpy())
+
+
+def half(value: int = 255) -> Image.Image:
+    mask = Image.new("L", (32, 32))
+    mask.paste(value, (0, 0, 16, 32))
+    return mask
+
+
+def far(a: Image.Image, b: Image.Image) -> int:
+    return int(np.abs(np.asarray(a, int) - np.asarray(b, int)).max())
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_draws_what_the_pipeline_draws(pipeline: Pipeline) -> None:
+    found = sample(
+        pipeline, ["a cat"], seeds=[3], **FAST, guidance_scale=4.0, negative_prompt="red"
+    )
+    expected = pipeline(
+        "a cat", negative_prompt="red", guidance_scale=4.0, generator=generator(3), **FAST
+    )
+    assert far(found[0], expected.images[0]) <= 1
+
+
+def test_a_picture_depends_on_its_own_seed_alone(pipeline: Pipeline) -> None:
+    prompts, seeds, calls = ["a cat", "a dog", "a cat"], [1, 2, 3], []
+    together = sample(pipeline, prompts, seeds=seeds, **FAST)
+    alone = sample(
+        pipeline, prompts, seeds=seeds, batch=1, **FAST, progress=lambda *at: calls.append(at)
+    )
+    assert all(far(a, b) <= 1 for a, b in zip(together, alone, strict=True))
+    assert far(together[0], together[2]) > 1
+    assert calls == [("draw", 1, 3), ("draw", 2, 3), ("draw", 3, 3)]
+
+
+def test_draws_any_size(pipeline: Pipeline) -> None:
+    assert sample(pipeline, ["a cat"], seeds=[0], height=16, width=48, **FAST)[0].size == (48, 16)
+
+
+def test_the_progress_bar_is_as_before_also_after_an_error(pipeline: Pipeline) -> None:
+    pipeline.set_progress_bar_config(desc="mine", disable=False)
+
+    def stop(*at: object) -> None:
+        assert pipeline._progress_bar_config["disable"]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample(pipeline, ["a cat"], seeds=[0], **FAST, progress=stop)
+    assert pipeline._progress_bar_config == {"desc": "mine", "disable": False}
+
+
+def test_over_a_photo_as_image_to_image_does(pipeline: Pipeline) -> None:
+    options = {"num_inference_steps": 4, "guidance_scale": 3.0, "strength": 0.5}
+    found = sample(pipeline, ["a cat"] * 2, seeds=[3, 4], image=photo(), **options)
+    name = type(pipeline).__name__.replace("Pipeline", "Img2ImgPipeline")
+    kind = getattr(__import__("diffusers"), name)
+    over = kind(**{n: p for n, p in pipeline.components.items() if n != "safety_checker"})
+    expected = over(
+        ["a cat"] * 2, image=photo(), generator=[generator(3), generator(4)], **options
+    )
+    assert all(far(a, b) <= 1 for a, b in zip(found, expected.images, strict=True))
+    assert far(found[0], found[1]) > 1
+
+
+def test_inside_a_mask_only(pipeline: Pipeline) -> None:
+    options = {"num_inference_steps": 4, "strength": 1.0, "image": photo()}
+    (found,) = sample(pipeline, ["a cat"], seeds=[3], mask_image=half(), **options)
+    (free,) = sample(pipeline, ["a cat"], seeds=[3], **options)
+    outside = (16, 0, 32, 32)
+    assert found.crop(outside).tobytes() == photo().crop(outside).tobytes()
+    inside = (0, 0, 16, 32)
+    assert far(found.crop(inside), photo().crop(inside)) > 8
+    assert far(found.crop(inside), free.crop(inside)) > 1  # the photo beside it was seen
+    (white,) = sample(
+        pipeline, ["a cat"], seeds=[3], mask_image=Image.new("L", (32, 32), 255), **options
+    )
+    assert far(white, free) <= 1
+
+
+def test_outside_the_mask_latents_are_those_of_the_photo(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last step they carry no noise, so that decoding blends over the border."""
+    seen, decode = [], type(pipeline.vae).decode
+
+    def watched(self: torch.nn.Module, latents: torch.Tensor, *more: object, **named: object):  # noqa: ANN202
+        seen.append(latents * self.config.scaling_factor)
+        return decode(self, latents, *more, **named)
+
+    monkeypatch.setattr(type(pipeline.vae), "decode", watched)
+    sample(pipeline, ["a cat"], seeds=[3], mask_image=half(), image=photo(), **FAST)
+    clean = model_for(pipeline).encode(tiny_pixels(1, seed=5))
+    torch.testing.assert_close(seen[-1][..., 4:], clean[..., 4:], atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    "kind", [StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, None]
+)
+def test_other_pipelines_draw_from_text_and_over_photos(kind: Callable | None) -> None:
+    plain = tiny_pipeline()
+    parts = dict(plain.components)
+    if kind is None:
+        kind = StableDiffusionControlNetPipeline
+        parts["controlnet"] = ControlNetModel.from_unet(plain.unet)
+    other = kind(**parts, requires_safety_checker=False)
+    for options in ({}, {"image": photo()}, {"image": photo(), "mask_image": half()}):
+        (found,) = sample(other, ["a cat"], seeds=[1], **FAST, **options)
+        (expected,) = sample(plain, ["a cat"], seeds=[1], **FAST, **options)
+        assert far(found, expected) <= 1
+
+
+def test_each_model_has_its_own_steps_and_guidance(pipeline: Pipeline) -> None:
+    own = 5.0 if hasattr(pipeline, "text_encoder_2") else 7.5
+    assert defaults(model_for(pipeline)) == (STEPS, own)
+    pipeline.register_to_config(_name_or_path="/x/cones/models/builtin/weights")
+    assert defaults(model_for(pipeline)) == (STEPS, 3.0)
+    config = pipeline.scheduler.config
+    turbo = EulerDiscreteScheduler.from_config(config, timestep_spacing="trailing")
+    for scheduler in (turbo, LCMScheduler.from_config(config)):
+        pipeline.scheduler = scheduler
+        assert defaults(model_for(pipeline)) == (FEW_STEPS, 1.0)
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(
+        config, timestep_spacing="trailing", rescale_betas_zero_snr=True
+    )
+    assert defaults(model_for(pipeline)) == (STEPS, 3.0)
+    pipeline.unet.register_to_config(time_cond_proj_dim=8)
+    assert defaults(model_for(pipeline)) == (FEW_STEPS, own)
+
+
+def test_defaults_are_what_is_drawn_with() -> None:
+    pipeline, told = tiny_pipeline(), []
+    pipeline.scheduler = LCMScheduler.from_config(pipeline.scheduler.config)
+    call = type(pipeline).__call__
+
+    class Listening(type(pipeline)):
+        def __call__(self, *args: object, guidance_scale: float = 7.5, **named: object) -> object:
+            told.append((named["num_inference_steps"], guidance_scale))
+            return call(self, *args, guidance_scale=guidance_scale, **named)
+
+    pipeline.__class__ = Listening
+    sample(pipeline, ["a cat"], seeds=[0])
+    sample(pipeline, ["a cat"], seeds=[0], num_inference_steps=2, guidance_scale=0.0)
+    assert told == [(FEW_STEPS, 1.0), (2, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": [1, 2]}, "found 1 prompts, 2 seeds and 25 steps"),
+        ({"num_inference_steps": -1}, "and -1 steps; expected one seed per prompt"),
+        ({"image": photo(), "strength": 0.0}, "found strength 0.0 of 25 steps"),
+        ({"image": photo(), "strength": 1.5}, "found strength 1.5"),
+        ({"image": photo(), "strength": 0.3, "num_inference_steps": 2}, "at least one step"),
+        ({"image": photo(), "mask_image": half(8)}, "black in the centre square"),
+    ],
+)
+def test_says_what_does_not_fit(options: dict, message: str) -> None:
+    with pytest.raises(PromptError, match=message):
+        sample(tiny_pipeline(), ["a cat"], **{"seeds": [0], **options})
+
+
+def test_a_photo_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(SubjectError, match=r"nothing.png"):
+        sample(tiny_pipeline(), ["a cat"], seeds=[0], image="nothing.png")

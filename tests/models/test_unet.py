@@ -1,0 +1,327 @@
+"""Stable Diffusion as functions of its K/V weights, against diffusers itself."""
+
+import functools
+from collections.abc import Callable
+
+import pytest
+import torch
+from accelerate import cpu_offload_with_hook
+from diffusers import (
+    ControlNetModel,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    UNet2DConditionModel,
+    UNetMotionModel,
+)
+from peft import LoraConfig
+from torch import Tensor, nn
+
+from cones.errors import ModelError
+from cones.models import MODELS, Model, Pipeline, model_for
+from fakes import WIDTH, tiny_pipeline, tiny_pixels
+
+
+@pytest.fixture(params=[False, True], ids=["sd", "xl"])
+def model(request: pytest.FixtureRequest) -> Model:
+    return model_for(tiny_pipeline(xl=request.param))
+
+
+def drawn(model: Model) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    draw = torch.Generator().manual_seed(0)
+    noised = torch.randn(2, *model.latent_shape, generator=draw)
+    return noised, torch.tensor([10, 700]), model.condition(["a cat", "a dog on the grass"])
+
+
+def changed(weights: dict[str, Tensor], *, seed: int = 3) -> dict[str, Tensor]:
+    """Shut a third of the weights, as a search does, and ask for gradients."""
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.where(torch.rand(w.shape, generator=draw) < 0.3, 0.0, w).requires_grad_()
+        for name, w in weights.items()
+    }
+
+
+def test_keeps_the_protocol_and_says_what_the_model_is(model: Model) -> None:
+    assert isinstance(model, Model)
+    assert (model.size, model.latent_shape) == (32, (4, 8, 8))
+    assert model.name == "unnamed"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("owner/model", "owner/model"),
+        ("/home/me/models/mine/", "mine"),
+        ("C:\\models\\mine", "mine"),
+        ("/c/models--owner--model/snapshots/0a1b", "owner/model"),
+        ("/x/cones/models/builtin/weights", "cones-builtin"),
+    ],
+)
+def test_names_a_model_by_hub_name_or_folder(path: str, name: str) -> None:
+    pipeline = tiny_pipeline()
+    pipeline.register_to_config(_name_or_path=path)
+    assert model_for(pipeline).name == name
+
+
+def test_names_every_key_and_value_projection(model: Model) -> None:
+    expected = {
+        f"{n}.weight" for n, _ in model.module.named_modules() if n.endswith((".to_k", ".to_v"))
+    }
+    assert set(model.names()) == expected
+    assert set(model.names("cross")) == {n for n in expected if ".attn2." in n}
+    assert set(model.names("self")) == {n for n in expected if ".attn1." in n}
+    for name, weight in model.weights().items():
+        assert weight.data_ptr() == model.module.get_parameter(name).data_ptr()
+        assert not weight.requires_grad
+    with pytest.raises(ModelError, match="found scope 'all'; expected one of both, cross, self"):
+        model.names("all")
+
+
+def test_predicts_what_the_network_predicts(model: Model) -> None:
+    noised, times, condition = drawn(model)
+    added = {k: v.float() for k, v in condition.items() if k != "encoder_hidden_states"}
+    with torch.no_grad():
+        expected = model.module(
+            noised, times, condition["encoder_hidden_states"], added_cond_kwargs=added or None
+        ).sample
+        torch.testing.assert_close(model.predict({}, noised, times, condition), expected)
+        half = {name: weight / 2 for name, weight in model.weights().items()}
+        found = model.predict(half, noised, times, condition)
+        for weight in model.weights().values():
+            weight /= 2
+        torch.testing.assert_close(found, model.predict({}, noised, times, condition))
+        assert not torch.allclose(found, expected, atol=1e-3)
+    with pytest.raises(ModelError, match="found weights for 'x'.* expected names from names"):
+        model.predict({"x": noised}, noised, times, condition)
+
+
+def reentrant(part: nn.Module, *inputs: Tensor) -> Tensor:
+    return torch.utils.checkpoint.checkpoint(part, *inputs, use_reentrant=True)
+
+
+@pytest.mark.parametrize("function", [None, reentrant])
+@pytest.mark.parametrize("trained", [True, False])
+def test_gradients_are_exact_under_checkpointing(
+    model: Model, function: Callable | None, *, trained: bool
+) -> None:
+    noised, times, condition = drawn(model)
+    weights = changed(model.weights())
+
+    def gradients() -> list[Tensor]:
+        loss = model.predict(weights, noised, times, condition).square().mean()
+        return list(torch.autograd.grad(loss, list(weights.values())))
+
+    expected = gradients()
+    model.module.requires_grad_(trained)
+    model.module.enable_gradient_checkpointing(function)
+    before = [getattr(p, "_gradient_checkpointing_func", None) for p in model.module.modules()]
+    for found, right in zip(gradients(), expected, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5 * float(right.abs().max()))
+    after = [getattr(p, "_gradient_checkpointing_func", None) for p in model.module.modules()]
+    assert before == after
+
+
+def test_gradients_reach_half_precision_networks(model: Model) -> None:
+    model.module.to(torch.bfloat16)
+    weights = {name: w.float().requires_grad_() for name, w in model.weights().items()}
+    predicted = model.predict(weights, *drawn(model))
+    assert predicted.dtype == torch.float32
+    found = torch.autograd.grad(predicted.sum(), list(weights.values()))
+    assert all(g.dtype == torch.float32 and bool(g.abs().sum() > 0) for g in found)
+
+
+def test_searches_below_a_lora(model: Model) -> None:
+    plain = {name: weight.clone() for name, weight in model.weights().items()}
+    targets = ["to_k", "to_v", "to_q"]
+    config = LoraConfig(r=2, target_modules=targets, init_lora_weights=False)
+    model.module.add_adapter(config)
+    found = model.weights()
+    assert all(torch.equal(found[name], weight) for name, weight in plain.items())
+    assert found.keys() == plain.keys()
+    noised, times, condition = drawn(model)
+    with torch.no_grad():
+        expected = model.predict({}, noised, times, condition)
+        assert torch.equal(model.predict(plain, noised, times, condition), expected)
+        zeros = {name: torch.zeros_like(weight) for name, weight in plain.items()}
+        assert not torch.equal(model.predict(zeros, noised, times, condition), expected)
+
+
+def test_refuses_projections_that_cannot_be_edited() -> None:
+    pipeline = tiny_pipeline()
+    pipeline.unet.fuse_qkv_projections()
+    with pytest.raises(ModelError, match="call pipeline.unfuse_qkv_projections"):
+        model_for(pipeline).names()
+    pipeline.unet.unfuse_qkv_projections()
+    layer = pipeline.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k
+    good = layer.weight
+    for bad in (good.data.to(torch.int8), good.data.to(torch.float8_e4m3fn), good.data.to("meta")):
+        layer.weight = nn.Parameter(bad, requires_grad=False)
+        with pytest.raises(ModelError, match=f"as {bad.dtype} on {bad.device}; expected float32"):
+            model_for(pipeline).weights()
+
+
+def test_encodes_the_mean_one_picture_at_a_time(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vae, pixels = model.pipeline.vae, tiny_pixels(3)
+    with torch.no_grad():
+        expected = vae.encode(pixels * 2 - 1).latent_dist.mode() * vae.config.scaling_factor
+    sizes = []
+    encode = type(vae).encode
+    monkeypatch.setattr(
+        type(vae), "encode", lambda self, x: sizes.append(len(x)) or encode(self, x)
+    )
+    torch.testing.assert_close(model.encode(pixels), expected, rtol=1e-4, atol=1e-5)
+    assert sizes == [1, 1, 1]
+
+
+def test_scales_latents_as_the_vae_says() -> None:
+    pipeline = tiny_pipeline()
+    model, pixels = model_for(pipeline), tiny_pixels(1)
+    plain = model.encode(pixels) / 0.5
+    pipeline.vae.register_to_config(scaling_factor=None)
+    torch.testing.assert_close(model.encode(pixels), plain)
+    pipeline.vae.register_to_config(scaling_factor=0.5, shift_factor=0.25)
+    torch.testing.assert_close(model.encode(pixels), (plain - 0.25) * 0.5)
+    mean, deviation = [0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 4.0]
+    pipeline.vae.register_to_config(
+        shift_factor=None, latents_mean=mean, latents_std=deviation, scaling_factor=0.5
+    )
+    shape = (1, 4, 1, 1)
+    expected = (plain - torch.tensor(mean).view(shape)) / torch.tensor(deviation).view(shape) * 0.5
+    torch.testing.assert_close(model.encode(pixels), expected)
+
+
+def test_a_half_vae_that_overflows_is_widened_meanwhile(model: Model) -> None:
+    vae = model.pipeline.vae
+    vae.half()
+    vae.register_to_config(force_upcast=True)
+    with torch.no_grad():
+        wide = vae.float().encode(tiny_pixels(1) * 2 - 1).latent_dist.mode() * 0.5
+    vae.half()
+    torch.testing.assert_close(model.encode(tiny_pixels(1)), wide, rtol=1e-4, atol=1e-5)
+    assert vae.dtype == torch.float16
+
+
+def test_conditions_are_those_of_the_pipeline(model: Model) -> None:
+    prompts = ["a cat", "a dog", "a cat"]
+    found = model.condition(prompts)
+    encoded = model.pipeline.encode_prompt(
+        prompts, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    torch.testing.assert_close(found["encoder_hidden_states"], encoded[0])
+    if "text_embeds" in found:
+        torch.testing.assert_close(found["text_embeds"], encoded[2])
+        assert found["time_ids"].tolist() == [[32, 32, 0, 0, 32, 32]] * 3
+    assert not found["encoder_hidden_states"].requires_grad
+    assert model.embedded(prompts)["encoder_hidden_states"].requires_grad
+
+
+def test_works_behind_offload_hooks(model: Model) -> None:
+    pipeline, pixels = model.pipeline, tiny_pixels(1)
+    expected = model.encode(pixels), model.predict({}, *drawn(model))
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        cpu_offload_with_hook(part, execution_device=torch.device("cpu"))
+    assert torch.equal(model.encode(pixels), expected[0])
+    assert torch.equal(model.predict({}, *drawn(model)), expected[1])
+
+
+def test_encoders_leave_and_come_back(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    moves = []
+    monkeypatch.setattr(
+        nn.Module, "to", lambda self, place: moves.append((type(self).__name__, str(place)))
+    )
+    monkeypatch.setattr(type(model.pipeline.vae), "device", torch.device("cuda:0"))
+
+    def failing() -> None:
+        with model.without_encoders():
+            assert ("AutoencoderKL", "cpu") in moves
+            raise KeyError
+
+    monkeypatch.setattr(type(model.pipeline.vae), "to", nn.Module.to)
+    with pytest.raises(KeyError):
+        failing()
+    assert moves[-len(moves) // 2] == ("AutoencoderKL", "cuda:0")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        StableDiffusionImg2ImgPipeline,
+        StableDiffusionInpaintPipeline,
+        functools.partial(StableDiffusionControlNetPipeline, controlnet=None),
+    ],
+)
+def test_accepts_the_other_pipelines_of_the_model(kind: Callable) -> None:
+    pipeline = tiny_pipeline()
+    parts = dict(pipeline.components)
+    if isinstance(kind, functools.partial):
+        kind = kind.func
+        parts["controlnet"] = ControlNetModel.from_unet(pipeline.unet)
+    other = model_for(kind(**parts, requires_safety_checker=False))
+    found = other.predict({}, *drawn(other))
+    assert torch.equal(found, model_for(pipeline).predict({}, *drawn(other)))
+
+
+def changed_unet(**config: object) -> Pipeline:
+    pipeline = tiny_pipeline()
+    pipeline.unet.register_to_config(**config)
+    return pipeline
+
+
+def animated() -> Pipeline:
+    pipeline = tiny_pipeline()
+    pipeline.unet = UNetMotionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
+        cross_attention_dim=WIDTH,
+        norm_num_groups=4,
+        num_attention_heads=2,
+        motion_num_attention_heads=2,
+        layers_per_block=1,
+    )
+    return pipeline
+
+
+def without(part: str) -> Pipeline:
+    pipeline = tiny_pipeline()
+    setattr(pipeline, part, None)
+    return pipeline
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (object, "found a object; expected a pipeline of one of these families: unet"),
+        (animated, "found a StableDiffusionPipeline; expected a pipeline of one of"),
+        (lambda: changed_unet(in_channels=9), "with in_channels 9; .*not a model for inpainting"),
+        (lambda: changed_unet(class_embed_type="projection"), "'projection'.*unCLIP"),
+        (lambda: changed_unet(addition_embed_type="image"), "addition_embed_type 'image'"),
+        (lambda: changed_unet(encoder_hid_dim_type="text_proj"), "hid_dim_type 'text_proj'"),
+        (lambda: without("text_encoder"), "with no text_encoder"),
+        (lambda: without("tokenizer"), "with no tokenizer"),
+    ],
+)
+def test_refuses_what_would_fail_in_the_middle_of_a_search(make: Callable, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        model_for(make())
+    with pytest.raises(ModelError, match="expected a U-Net that text alone conditions"):
+        MODELS["unet"](make())
+
+
+def test_an_ip_adapter_is_refused_by_the_search_only() -> None:
+    pipeline = changed_unet(encoder_hid_dim_type="ip_image_proj")
+    assert model_for(pipeline).weights()
+    with pytest.raises(ModelError, match="call pipeline.unload_ip_adapter"):
+        model_for(pipeline).condition(["a cat"])
+
+
+def test_a_compiled_network_is_seen_through() -> None:
+    pipeline = tiny_pipeline()
+    plain = pipeline.unet
+    pipeline.unet = torch.compile(plain)
+    assert model_for(pipeline).module is plain
+    assert isinstance(plain, UNet2DConditionModel)

@@ -1,0 +1,230 @@
+"""A word of its own: for a while and gone without a trace, or for good and saved."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cones.errors import ModelError
+from cones.models import Model, Pipeline, model_for
+from cones.models.loading import load_pipeline
+from cones.models.words import (
+    candidates,
+    choose_start,
+    encoders,
+    register,
+    response,
+    spoken,
+    vectors,
+)
+from fakes import tiny_pipeline, tiny_tokenizer
+
+
+@pytest.fixture(params=[False, True], ids=["sd", "xl"])
+def pipeline(request: pytest.FixtureRequest) -> Pipeline:
+    return tiny_pipeline(xl=request.param)
+
+
+def rows_for(pipeline: Pipeline, *, count: int = 1, seed: int = 0) -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(count, 32, generator=draw) for name in encoders(pipeline)}
+
+
+def state(pipeline: Pipeline) -> list:
+    """Collect all that a word may change."""
+    found = []
+    for tokenizer, encoder in encoders(pipeline).values():
+        found += [tokenizer.backend_tokenizer.to_str(), len(tokenizer), repr(vars(tokenizer))]
+        found += [encoder.config.to_dict(), id(encoder.get_input_embeddings())]
+        found += [encoder.get_input_embeddings().weight.numpy(force=True).tobytes()]
+        found += [[(n, getattr(m, "eos_token_id", None)) for n, m in encoder.named_modules()]]
+        found += [len(encoder.get_input_embeddings()._forward_hooks)]
+        found += [len(encoder.get_input_embeddings()._forward_pre_hooks)]
+    return found
+
+
+def states(pipeline: Pipeline, prompts: list[str]) -> dict[str, Tensor]:
+    return model_for(pipeline).condition(prompts)
+
+
+def test_a_spoken_word_is_read_as_its_vectors(pipeline: Pipeline) -> None:
+    """Check pooling too: the largest id of the text is no longer that of its end."""
+    expected = states(pipeline, ["a sks cat", "a cat"])
+    with spoken(pipeline, {"V*": vectors(pipeline, "sks")}):
+        assert pipeline.tokenizer.tokenize("a V*, cat") == ["a</w>", "V*", ",</w>", "cat</w>"]
+        found = states(pipeline, ["a V* cat", "a cat"])
+        assert len(pipeline.text_encoder.get_input_embeddings().weight) < len(pipeline.tokenizer)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_leaving_restores_every_bit(pipeline: Pipeline) -> None:
+    before = state(pipeline)
+
+    def failing() -> None:
+        with spoken(pipeline, {"V*": rows_for(pipeline)}):
+            assert state(pipeline) != before
+            with spoken(pipeline, {"V2*": rows_for(pipeline, count=2, seed=1)}):
+                states(pipeline, ["a V* cat and a V2* dog"])
+            assert "V2*" not in pipeline.tokenizer.get_added_vocab()
+            assert "V*" in pipeline.tokenizer.get_added_vocab()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        failing()
+    assert state(pipeline) == before
+
+
+def test_nested_words_are_all_heard(pipeline: Pipeline) -> None:
+    one, two = rows_for(pipeline), rows_for(pipeline, seed=1)
+    with spoken(pipeline, {"V*": one, "V2*": two}):
+        expected = states(pipeline, ["a V* cat and a V2* dog"])
+    with spoken(pipeline, {"V*": one}), spoken(pipeline, {"V2*": two, "V*": one}):
+        found = states(pipeline, ["a V* cat and a V2* dog"])
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_several_vectors_are_several_tokens(pipeline: Pipeline) -> None:
+    rows = rows_for(pipeline, count=2)
+    swapped = {name: value.flip(0) for name, value in rows.items()}
+    with spoken(pipeline, {"V*": rows, "W*": swapped}):
+        said = pipeline.maybe_convert_prompt("a V* cat", pipeline.tokenizer)
+        assert pipeline.tokenizer.tokenize(said) == ["a</w>", "V*", "V*_1", "cat</w>"]
+        assert not torch.allclose(
+            *states(pipeline, ["a V* cat", "a W* cat"])["encoder_hidden_states"]
+        )
+        assert all(torch.equal(rows[n], x) for n, x in vectors(pipeline, "V*").items())
+
+
+def test_gradients_reach_the_vectors(pipeline: Pipeline) -> None:
+    rows = {name: value.requires_grad_() for name, value in rows_for(pipeline).items()}
+    with spoken(pipeline, {"V*": rows}):
+        found = model_for(pipeline).embedded(["a V* cat"])["encoder_hidden_states"]
+    assert all(bool(g.abs().sum() > 0) for g in torch.autograd.grad(found.sum(), rows.values()))
+
+
+def test_a_word_that_means_something_else_is_refused(pipeline: Pipeline) -> None:
+    before = state(pipeline)
+    with pytest.raises(ModelError, match="'cat' already means something else to text_encoder"):
+        spoken(pipeline, {"cat": rows_for(pipeline)}).__enter__()
+    assert state(pipeline) == before
+    with spoken(pipeline, {"cat": vectors(pipeline, "cat")}):
+        assert not pipeline.tokenizer.get_added_vocab().keys() & {"cat"}
+
+
+@pytest.mark.parametrize("word", ["", "my cat", " V*", "V_1"])
+def test_refuses_words(word: str) -> None:
+    pipeline = tiny_pipeline()
+    with pytest.raises(ModelError, match="expected one word without spaces"):
+        register(pipeline, word, embeddings=rows_for(pipeline))
+
+
+def test_refuses_vectors_of_another_model(pipeline: Pipeline) -> None:
+    before, right = state(pipeline), rows_for(pipeline)
+    narrow = {name: value[:, :3] for name, value in right.items()}
+    none = {name: value[:0] for name, value in right.items()}
+    for rows in (narrow, none, {"text_encoder_9": right["text_encoder"]}):
+        with pytest.raises(ModelError, match="load the model this concept was found on"):
+            spoken(pipeline, {"V*": rows}).__enter__()
+    assert state(pipeline) == before
+
+
+def test_registered_for_good_and_saved(pipeline: Pipeline, tmp_path: Path) -> None:
+    old = pipeline.text_encoder.get_input_embeddings().weight.data.clone()
+    random = torch.get_rng_state()
+    found = register(pipeline, "V*")
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(found[n], x) for n, x in vectors(pipeline, "sks").items())
+    new = pipeline.text_encoder.get_input_embeddings().weight.data
+    assert torch.equal(new[:-1], old)
+    assert pipeline.text_encoder.config.vocab_size == len(new) == len(pipeline.tokenizer)
+    pipeline.save_pretrained(tmp_path / "model")
+    again = load_pipeline(tmp_path / "model")
+    prompts = ["a V* cat"]
+    expected = states(pipeline, prompts)
+    assert all(torch.equal(expected[n], x) for n, x in states(again, prompts).items())
+    assert all(torch.equal(found[n], x) for n, x in register(again, "V*").items())
+
+
+def test_registering_again_changes_nothing(pipeline: Pipeline) -> None:
+    first = register(pipeline, "V*", like="cat")
+    before = state(pipeline)
+    for options in ({}, {"like": "dog"}, {"embeddings": first}):
+        found = register(pipeline, "V*", **options)
+        assert all(torch.equal(first[n], x) for n, x in found.items())
+    assert state(pipeline)[1:2] == before[1:2]
+    with pytest.raises(ModelError, match="already means something else"):
+        register(pipeline, "V*", embeddings={name: x + 1 for name, x in first.items()})
+
+
+def test_spare_rows_are_used_and_the_old_table_is_not_written() -> None:
+    pipeline = tiny_pipeline()
+    encoder = pipeline.text_encoder
+    spare = len(encoder.get_input_embeddings().weight) + 4
+    encoder.resize_token_embeddings(spare, mean_resizing=False)
+    old = encoder.get_input_embeddings().weight
+    before = old.detach().clone()
+    register(pipeline, "V*", like="cat")
+    assert len(encoder.get_input_embeddings().weight) == spare == encoder.config.vocab_size
+    assert torch.equal(old, before)
+    assert old is not encoder.get_input_embeddings().weight
+
+
+def test_subjects_start_from_different_words() -> None:
+    pipeline = tiny_pipeline()
+    found = [register(pipeline, word)["text_encoder"] for word in ("V*", "V2*", "V4*")]
+    expected = [vectors(pipeline, word)["text_encoder"] for word in ("sks", "ktn", "ktn")]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    with pytest.raises(ModelError, match="'unheard' is not one token.* such as 'sks'"):
+        register(pipeline, "W*", like="unheard")
+
+
+def test_names_are_candidates_where_no_rare_word_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = tiny_pipeline()
+    assert candidates(pipeline) == ("sks", "ktn")
+    monkeypatch.setattr("cones.models.words.RARE_WORDS", ())
+    with pytest.raises(ModelError, match="name one with like="):
+        candidates(pipeline)
+    vocabulary = {**pipeline.tokenizer.get_vocab(), "mofib</w>": 300, "bagud</w>": 301}
+    monkeypatch.setattr(pipeline.tokenizer, "get_vocab", lambda: vocabulary, raising=False)
+    assert candidates(pipeline) == ("bagud", "mofib")
+
+
+def loud(model: Model, word: str, factor: float) -> None:
+    """Make the model hear a word more or less."""
+    for tokenizer, encoder in encoders(model.pipeline).values():
+        (token,) = tokenizer(word, add_special_tokens=False).input_ids
+        encoder.get_input_embeddings().weight.data[token] *= factor
+
+
+def test_the_start_is_the_word_that_the_model_hears_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cones.models.words.RARE_WORDS", ("sks", "red", "blue"))
+    model = model_for(tiny_pipeline())
+    assert response(model, "a cat", "a cat") == 0
+    loud(model, "red", 200.0)
+    heard = {word: response(model, f"a {word} cat", "a cat") for word in ("sks", "red", "blue")}
+    best, second, _ = sorted(heard, key=heard.__getitem__, reverse=True)
+    assert choose_start(model, "cat") == (best, heard[best])
+    assert choose_start(model, "cat", identifier="V2*") == (second, heard[second])
+
+
+def test_a_tokenizer_without_vocabulary_is_named() -> None:
+    pipeline = tiny_pipeline(xl=True)
+    pipeline.tokenizer_2 = tiny_tokenizer(length=int(1e30))
+    with pytest.raises(ModelError, match="no vocabulary for tokenizer_2; expected the files"):
+        encoders(pipeline)
+    pipeline.tokenizer_2 = None
+    with pytest.raises(ModelError, match="model's folder 'tokenizer_2'"):
+        encoders(pipeline)
+
+
+def test_the_tokenizer_that_others_hold_is_restored_too() -> None:
+    """A pipeline made from the same parts shares the tokenizer, and hears the word meanwhile."""
+    pipeline = tiny_pipeline()
+    shared = pipeline.tokenizer
+    untouched = copy.deepcopy(shared)
+    with spoken(pipeline, {"V*": rows_for(pipeline)}):
+        assert shared.tokenize("V*") == ["V*"]
+    assert shared.tokenize("V*") == untouched.tokenize("V*")
+    assert shared.get_vocab() == untouched.get_vocab()
