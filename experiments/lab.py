@@ -1,0 +1,131 @@
+"""What every case of a study shares: the model, the subjects, the folder of what is kept.
+
+A laboratory computes what several methods need once, such as the word a subject starts from and
+the prior pictures of its noun, so that all of them see the same.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from cones.fingerprint import Fingerprint
+from cones.models import Model, Pipeline, model_for
+from cones.models.sampling import sample
+from cones.models.words import choose_start, vectors
+from cones.search.prior import pictures
+from cones.search.resume import Progress, silent
+from cones.search.settings import Settings
+from experiments.metrics.success import Examiner
+from experiments.subjects import Example
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is done for each case; part of what names its record.
+
+    Attributes:
+        prompts: Prompts, one a place, at most ten.
+        pictures: Pictures of each.
+        inference_steps: Sampling steps of a picture.
+        gradients: No method takes more than these; None leaves each its own budget.
+        prior: Prior pictures.
+        draws: Noised samples behind every loss and drift.
+    """
+
+    prompts: int = 10
+    pictures: int = 8
+    inference_steps: int = 25
+    gradients: int | None = None
+    prior: int = 32
+    draws: int = 128
+
+    def budget(self, wanted: int) -> int:
+        """Give the number of gradients that a method may take of those it wants."""
+        return wanted if self.gradients is None else min(wanted, self.gradients)
+
+
+QUICK = Effort(prompts=2, pictures=2, inference_steps=8, gradients=12, prior=4, draws=16)
+
+
+@dataclass(frozen=True, eq=False)
+class Lab:
+    """A model, subjects and a work folder.
+
+    Attributes:
+        pipeline: Of the model; every method leaves it as it was, bit for bit.
+        work: Keeps records, fits and drawn pictures.
+        examples: The subjects, by key.
+        effort: How much is done.
+        examiner: Reads what a picture shows; None in studies that draw nothing.
+        progress: Told stage, steps done, steps in all and a note.
+    """
+
+    pipeline: Pipeline
+    work: Path
+    examples: Mapping[str, Example]
+    effort: Effort = field(default_factory=Effort)
+    examiner: Examiner | None = None
+    progress: Progress = silent
+
+    @cached_property
+    def model(self) -> Model:
+        """Give the functions of the model."""
+        return model_for(self.pipeline)
+
+    @cached_property
+    def key(self) -> str:
+        """Name the weights of the model."""
+        return Fingerprint.of(self.model.weights(), self.model.name).weights
+
+    def chosen(self, keys: Sequence[str]) -> tuple[Example, ...]:
+        """Give subjects by key."""
+        return tuple(self.examples[key] for key in keys)
+
+    @cached_property
+    def _starts(self) -> dict[tuple[str, str], dict[str, Tensor]]:
+        return {}
+
+    def start(self, example: Example) -> dict[str, Tensor]:
+        """Give the vectors that a subject's identifier starts from, those of Cones."""
+        at = (example.identifier, example.noun)
+        if at not in self._starts:
+            word, _ = choose_start(self.model, example.noun, identifier=example.identifier)
+            self._starts[at] = vectors(self.pipeline, word)
+        return self._starts[at]
+
+    def prior(self, example: Example, *, seed: int) -> Float[Tensor, "n 3 h w"]:
+        """Draw pictures of the plain noun with the untouched model, the same for all methods."""
+        given, size = Settings(), self.model.size
+        how = {
+            "num_inference_steps": min(given.prior_steps, self.effort.inference_steps),
+            "guidance_scale": given.prior_guidance,
+        }
+        name = "-".join([self.key.rpartition(":")[2][:12], *map(str, how.values())])
+        return pictures(
+            partial(sample, self.pipeline, **how),
+            [example.plain] * self.effort.prior,
+            seed=seed,
+            size=size,
+            folder=self.work / "prior" / name,
+            progress=self.progress,
+        )
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        """Draw every prompt with every seed with the model as it is now, prompt by prompt."""
+        return sample(
+            self.pipeline,
+            [said for said in prompts for _ in seeds],
+            seeds=[seed for _ in prompts for seed in seeds],
+            num_inference_steps=self.effort.inference_steps,
+            progress=self.progress,
+        )
+
+    @property
+    def told(self) -> dict[str, object]:
+        """Give what every record depends on."""
+        return {"model": self.key, "effort": asdict(self.effort)}

@@ -1,0 +1,56 @@
+"""Every method behind one interface: ``METHODS[name](**settings)`` can ``fit`` subjects.
+
+A new method is one class with ``name``, ``budget`` and ``fit``, and one line here. What it learns
+is kept: :func:`learn` never learns the same thing twice.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from experiments.lab import Lab
+from experiments.methods.cones import PAPER, Cones, Control, Jointly
+from experiments.methods.fits import Method, Task, fitted
+from experiments.methods.learnt import Fitted, Shut, Tuned, untouched
+from experiments.subjects import Example
+
+__all__ = [
+    "METHODS",
+    "Fitted",
+    "Method",
+    "Shut",
+    "Task",
+    "Tuned",
+    "fitted",
+    "learn",
+    "untouched",
+]
+
+METHODS: dict[str, Callable[..., Method]] = {
+    **{kind: partial(Control, kind) for kind in Control.kinds},
+    "cones": Cones,
+    "cones-paper": partial(Cones, paper=True, budget=PAPER.steps),
+    "cones-collaborative": partial(Jointly, collaborative=True),
+    "cones-joint": partial(Jointly, collaborative=False),
+}
+
+
+def learn(
+    lab: Lab,
+    name: str,
+    examples: Sequence[Example],
+    *,
+    seed: int = 0,
+    going_on: bool = False,
+    **settings: object,
+) -> Fitted:
+    """Fit a method of METHODS, or read what it learnt before.
+
+    Args:
+        lab: Model, work folder and effort.
+        name: In METHODS.
+        examples: One subject or several.
+        seed: Of all draws.
+        going_on: Keep the state of a training, so that a larger budget goes on from there.
+        **settings: Fields of the method that differ from its defaults, such as ``budget``.
+    """
+    return fitted(lab, METHODS[name](**settings), examples, seed=seed, going_on=going_on)

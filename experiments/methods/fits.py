@@ -1,0 +1,89 @@
+"""Fit a method once: what it learns is kept in a folder whose name holds all it depends on."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from filelock import FileLock
+
+from cones.files import write_atomic
+from experiments.lab import Lab
+from experiments.methods.learnt import Fitted, read
+from experiments.subjects import Example
+
+DONE = "fit.json"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be learnt.
+
+    Attributes:
+        examples: One subject or several, which are learnt together.
+        seed: Of all draws.
+        state: Folder for what is needed to go on after an interruption.
+        going_on: Keep that at the end: the same method goes on from there to a larger budget.
+    """
+
+    examples: tuple[Example, ...]
+    seed: int
+    state: Path
+    going_on: bool = False
+
+
+@runtime_checkable
+class Method(Protocol):
+    """One way to learn a subject; a frozen dataclass whose fields are its settings.
+
+    Attributes:
+        budget: Gradients that it takes.
+    """
+
+    budget: int
+
+    @property
+    def name(self) -> str:
+        """Give its name in METHODS."""
+        ...
+
+    def fit(self, lab: Lab, task: Task) -> Fitted:
+        """Learn; the pipeline is afterwards as before, bit for bit."""
+        ...
+
+
+def fitted(
+    lab: Lab,
+    method: Method,
+    examples: Sequence[Example],
+    *,
+    seed: int = 0,
+    going_on: bool = False,
+) -> Fitted:
+    """Fit a method, or read what it learnt before; a second process waits for the first."""
+    name = "-".join([method.name, *(each.key for each in examples), str(seed)])
+    effort = asdict(lab.effort)
+    settings = asdict(method)
+    key = {
+        "model": lab.key,
+        "photos": [(each.digest, each.identifier) for each in examples],
+        "seed": seed,
+        "effort": {n: effort[n] for n in ("gradients", "prior", "draws", "inference_steps")},
+    }
+    home = lab.work / "fits" / f"{name}-{digest({**key, 'settings': settings})}"
+    del settings["budget"]  # training goes on from a smaller one
+    state = lab.work / "states" / f"{name}-{digest({**key, 'settings': settings})}"
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / "lock"):
+        if not (home / DONE).exists():
+            learnt = method.fit(lab, Task(tuple(examples), seed, state, going_on))
+            learnt.save(home)
+            write_atomic(home / DONE, json.dumps({**key, "settings": settings}).encode())
+    return read(home)
+
+
+def digest(key: object) -> str:
+    """Name a JSON value in twelve letters."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]

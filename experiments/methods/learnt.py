@@ -1,0 +1,202 @@
+"""What a method has learnt: concepts whose neurons are shut, or weights, words and an adapter.
+
+Either is put into the pipeline for a while and taken out to the same bits, and either is one
+folder on disk whose size is what a user would have to store.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cones import Concept, Mask, Word, load
+from cones.files import replace_when_done, write_atomic
+from cones.fingerprint import Fingerprint
+from cones.models import Pipeline, model_for
+from cones.models.applied import applied
+from cones.models.words import Rows, spoken
+from experiments.lab import Lab
+from experiments.methods.adapters import adapted
+from experiments.subjects import Example
+
+TOLD, TENSORS = "learnt.json", "learnt.safetensors"
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """What a method has learnt of one subject or several.
+
+    Attributes:
+        phrases: How a prompt calls each subject, with its article.
+        gradients: How many it took.
+        bytes: What a user would have to store; known of what was read from a folder.
+    """
+
+    phrases: tuple[str, ...]
+    gradients: int
+    bytes: int
+
+    def applied(self, pipeline: Pipeline) -> AbstractContextManager[None]:
+        """Draw with it while the context is open; then every bit is as before."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write it into a folder."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Shut:
+    """Concepts whose neurons are shut together.
+
+    Attributes:
+        concepts: One or more.
+        phrases: How a prompt calls each subject.
+        gradients: How many it took.
+        strength: 1 shuts, 0 only knows the words.
+        bytes: Of the concept files.
+    """
+
+    concepts: tuple[Concept, ...]
+    phrases: tuple[str, ...]
+    gradients: int = 0
+    strength: float = 1.0
+    bytes: int = 0
+
+    @property
+    def mask(self) -> Mask:
+        """Join the neurons of all concepts."""
+        union = self.concepts[0].mask
+        for concept in self.concepts[1:]:
+            union |= concept.mask
+        return union
+
+    def applied(self, pipeline: Pipeline) -> AbstractContextManager[None]:
+        """Shut the neurons and say the words while the context is open."""
+        amounts = [self.strength] * len(self.concepts)
+        return applied(pipeline, self.concepts, strengths=amounts)
+
+    def save(self, folder: Path) -> None:
+        """Write concept files, of one level each, and their certificates beside them."""
+        size = 0
+        for k, concept in enumerate(self.concepts):
+            level = Concept((concept.mask,), concept.words, concept.base, concept.settings)
+            size += level.save(folder / f"{k}.cones")
+            write_atomic(folder / f"{k}.json", json.dumps(dict(concept.certificate)).encode())
+        told = {"phrases": self.phrases, "gradients": self.gradients, "strength": self.strength}
+        told["bytes"] = size if self.strength else 0
+        write_atomic(folder / TOLD, json.dumps(told).encode())
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """Weights, words and adapters that were trained.
+
+    Attributes:
+        words: Vectors by identifier and text encoder.
+        phrases: How a prompt calls each subject.
+        gradients: How many it took.
+        weights: New values of whole parameters of the network, by name.
+        adapter: Tensors of a peft adapter, by peft's names.
+        config: Its ``kind``, ``r`` and ``targets``.
+        losses: Of the training, step by step.
+        bytes: Of the tensors, in float32.
+    """
+
+    words: Mapping[str, Mapping[str, Rows]]
+    phrases: tuple[str, ...]
+    gradients: int = 0
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    adapter: Mapping[str, Tensor] = field(default_factory=dict)
+    config: Mapping[str, object] = field(default_factory=dict)
+    losses: tuple[float, ...] = ()
+    bytes: int = 0
+
+    @contextmanager
+    def applied(self, pipeline: Pipeline) -> Iterator[None]:
+        """Put words, weights and adapter in; afterwards every bit is as before."""
+        module = model_for(pipeline).module
+        with ExitStack() as stack:
+            stack.enter_context(spoken(pipeline, self.words))
+            stack.enter_context(written(module, self.weights))
+            if self.adapter:
+                stack.enter_context(adapted(module, self.config, self.adapter))
+            yield
+
+    def save(self, folder: Path) -> None:
+        """Write one file of tensors."""
+        named = {f"weights/{n}": t for n, t in self.weights.items()}
+        named |= {f"adapter/{n}": t for n, t in self.adapter.items()}
+        named |= {f"words/{w}/{e}": t for w, rows in self.words.items() for e, t in rows.items()}
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
+        with replace_when_done(folder / TENSORS) as part:
+            save_file(plain, part)
+        told = {"phrases": self.phrases, "gradients": self.gradients}
+        told |= {"config": dict(self.config), "losses": self.losses}
+        told["bytes"] = (folder / TENSORS).stat().st_size
+        write_atomic(folder / TOLD, json.dumps(told).encode())
+
+
+def read(folder: Path) -> Fitted:
+    """Read what either kind has saved."""
+    told = json.loads((folder / TOLD).read_text("utf-8"))
+    told["phrases"] = tuple(told["phrases"])
+    if not (folder / TENSORS).exists():
+        files = sorted(folder.glob("*.cones"), key=lambda file: int(file.stem))
+        concepts = [load(file) for file in files]
+        notes = [json.loads(file.with_suffix(".json").read_text("utf-8")) for file in files]
+        whole = [
+            Concept(c.levels, c.words, c.base, c.settings, note)
+            for c, note in zip(concepts, notes, strict=True)
+        ]
+        return Shut(tuple(whole), **told)
+    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "adapter": {}}
+    words: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in load_file(folder / TENSORS).items():
+        part, _, rest = name.partition("/")
+        if part == "words":
+            word, _, encoder = rest.rpartition("/")
+            words.setdefault(word, {})[encoder] = tensor
+        else:
+            parts[part][rest] = tensor
+    told["losses"] = tuple(told["losses"])
+    return Tuned(words, **told, **parts)
+
+
+def untouched(lab: Lab, examples: Sequence[Example]) -> Shut:
+    """Give the model as it is, which knows the identifiers by the words they start from."""
+    weights = lab.model.weights()
+    empty = Mask.empty({name: tuple(weight.shape) for name, weight in weights.items()})
+    base = Fingerprint.of(weights, lab.model.name)
+    words = (Word(each.identifier, each.noun, lab.start(each)) for each in examples)
+    concepts = tuple(Concept((empty,), (word,), base) for word in words)
+    return Shut(concepts, tuple(each.phrase for each in examples), strength=0.0)
+
+
+@contextmanager
+def written(module: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Write values into parameters, and their old bits back on leaving.
+
+    Raises:
+        KeyError: The module lacks one of them; nothing has been written.
+    """
+    parameters = dict(module.named_parameters())
+    chosen = {name: parameters[name] for name in weights}
+    before = {name: parameter.detach().clone() for name, parameter in chosen.items()}
+    try:
+        _write(chosen, weights)
+        yield
+    finally:
+        _write(chosen, before)
+
+
+@torch.no_grad()
+def _write(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        parameters[name].copy_(value)

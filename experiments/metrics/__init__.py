@@ -1,0 +1,1 @@
+"""What a method's pictures and predictions are judged by."""

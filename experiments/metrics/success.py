@@ -1,0 +1,116 @@
+"""Success: the subject's attributes are right and the place is right, read by an examiner.
+
+The examiner reads every thing of a picture from its own box. Each subject is matched with a thing
+of its own so that as many attributes as possible are right; with one subject and one thing there
+is no choice. All figures are shares of pictures.
+"""
+
+from collections.abc import Sequence
+from itertools import permutations
+from typing import Protocol, runtime_checkable
+
+from PIL import Image
+
+from experiments.subjects import Example
+
+TRAITS = ("noun", "main", "second", "pattern")
+NAMES = {"main": "colour"}  # in tables
+NEEDED = ("noun", "main", "second")  # for success, with the place; `exact` needs the pattern too
+
+
+@runtime_checkable
+class SeenThing(Protocol):
+    """One thing of a picture, as an examiner read it; words as in ``labels.json``."""
+
+    @property
+    def noun(self) -> str:
+        """Say what it is."""
+        ...
+
+    @property
+    def main(self) -> str:
+        """Say its main colour."""
+        ...
+
+    @property
+    def second(self) -> str:
+        """Say its second colour."""
+        ...
+
+    @property
+    def pattern(self) -> str:
+        """Say its pattern."""
+        ...
+
+
+@runtime_checkable
+class Seen(Protocol):
+    """What an examiner read in one picture."""
+
+    @property
+    def place(self) -> str:
+        """Say where it is."""
+        ...
+
+    @property
+    def things(self) -> Sequence[SeenThing]:
+        """List the things."""
+        ...
+
+
+@runtime_checkable
+class Examiner(Protocol):
+    """Reads what pictures show."""
+
+    def read(self, pictures: Sequence[Image.Image]) -> Sequence[Seen]:
+        """Read every picture."""
+        ...
+
+
+def judged(seen: Seen, examples: Sequence[Example], place: str | None) -> dict[str, float]:
+    """Judge one picture.
+
+    Args:
+        seen: What the examiner read.
+        examples: The subjects that it should show.
+        place: Where; None was not said and counts as right.
+
+    Returns:
+        ``noun``, ``colour``, ``second`` and ``pattern``, shares of the subjects; ``place`` and
+        ``count``, 0 or 1; ``success``: noun and both colours of all subjects and the place are
+        right; ``exact``: the patterns too.
+    """
+    right = _matched(seen.things, examples)
+    at = place is None or seen.place == place
+    found = {NAMES.get(t, t): sum(row[t] for row in right) / len(examples) for t in TRAITS}
+    success = at and all(row[t] for row in right for t in NEEDED)
+    return found | {
+        "place": float(at),
+        "count": float(len(seen.things) == len(examples)),
+        "success": float(success),
+        "exact": float(success and all(row["pattern"] for row in right)),
+    }
+
+
+def shares(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Average over pictures."""
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+def _matched(
+    things: Sequence[SeenThing], examples: Sequence[Example]
+) -> tuple[dict[str, bool], ...]:
+    """Give each subject a thing of its own, with as many right as can be; none is all wrong."""
+    places = [*things, *[None] * len(examples)]
+    tables = [[_right(thing, example) for thing in places] for example in examples]
+    return max(
+        (
+            tuple(tables[k][at] for k, at in enumerate(chosen))
+            for chosen in permutations(range(len(places)), len(examples))
+        ),
+        key=lambda rows: sum(sum(row.values()) for row in rows),
+    )
+
+
+def _right(thing: SeenThing | None, example: Example) -> dict[str, bool]:
+    return {t: thing is not None and getattr(thing, t) == getattr(example, t) for t in TRAITS}

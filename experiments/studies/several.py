@@ -1,0 +1,93 @@
+"""Two, three and four subjects in one picture: are all of them right?
+
+Cones joins what was found of each alone (Sec. 3.2), searches on inside the union (Sec. 3.3) or
+searches all weights together; rivals train on all subjects at once, or are merged afterwards.
+"""
+
+import pandas as pd
+
+from experiments.lab import Lab
+from experiments.studies.shared import (
+    CONTROLS,
+    MERGED,
+    RIVALS,
+    aim,
+    claim,
+    compared,
+    comparison,
+    distinct,
+    known,
+    means,
+)
+from experiments.study import Case, Options, Results, Row, Study
+from experiments.subjects import groups
+
+SIZES = (2, 3, 4)
+CONES = ("cones", "cones-collaborative", "cones-joint")
+METHODS = (*CONTROLS, *CONES, *RIVALS, *MERGED)
+REFERENCE = "cones-collaborative"
+
+
+def cases(options: Options) -> list[Case]:
+    """Take every method with every group and seed."""
+    return [
+        {"subjects": list(group), "size": size, "method": method, "seed": seed}
+        for size in (SIZES[:1] if options.quick else SIZES)
+        for group in groups(options.subjects, size)
+        for seed in options.seeds
+        for method in known(METHODS)
+    ]
+
+
+def measure(case: Case, lab: Lab) -> list[Row]:
+    """Measure a control or Cones once, a rival along its curve."""
+    examples = lab.chosen(case["subjects"])
+    return compared(lab, case["method"], examples, seed=case["seed"], reference=REFERENCE)
+
+
+def results(table: pd.DataFrame, options: Options) -> Results:
+    """Compare for each number of subjects apart; groups are the unit."""
+    found = {
+        str(size): {
+            "subjects": distinct(part),
+            "groups": part["subjects"].nunique(),
+            **comparison(part, REFERENCE),
+        }
+        for size, part in table.groupby("size")
+    }
+    best = {size: _best(part["rows"]) for size, part in found.items()}
+    return {
+        **found,
+        "sizes": list(found),
+        "claims": [each for size, part in found.items() for each in claims(size, part["rows"])],
+        "aims": [
+            aim("two subjects, both right: at least 35 %", best.get("2"), 0.35),
+            aim("three subjects, all right: at least 15 %", best.get("3"), 0.15),
+        ],
+    }
+
+
+def claims(size: str, rows: list[Row]) -> list[dict[str, object]]:
+    """Ask what the paper says of several subjects."""
+    success = means(rows)
+    others = {name: success[name] for name in (*RIVALS, *MERGED) if name in success}
+    own = {name: success[name] for name in CONES if name in success}
+    told = ", ".join(f"{name} {share:.0%}" for name, share in {**own, **others}.items())
+    found = []
+    if own and others:
+        paper = f"With {size} subjects Cones is ahead of every rival."
+        agrees = max(own.values()) >= max(others.values())
+        found.append(claim(paper, f"All subjects and the place right: {told}.", agrees=agrees))
+    if {"cones-collaborative", "cones-joint"} <= own.keys():
+        paper = f"With {size} subjects, searching on inside the union beats a search from scratch."
+        agrees = own["cones-collaborative"] >= own["cones-joint"]
+        found.append(claim(paper, f"All right: {told}.", agrees=agrees))
+    return found
+
+
+def _best(rows: list[Row]) -> float | None:
+    success = means(rows)
+    return max((success[name] for name in CONES if name in success), default=None)
+
+
+STUDY = Study("several", "Several subjects: are all of them right?", cases, measure, results)

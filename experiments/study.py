@@ -1,0 +1,141 @@
+"""The runner of every study: cases in, one record a case, a results file and a page out.
+
+A case is plain values. Its rows are written whole, to a file whose name holds all they depend on;
+what is there is skipped, so that a study can be stopped at any moment, run in shards, and rerun
+for nothing. A page is a function of the results file alone.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pandas as pd
+
+from cones.files import write_atomic
+from experiments.lab import Effort, Lab
+from experiments.methods.fits import digest
+from experiments.tables import page
+
+Case: TypeAlias = dict[str, Any]  # JSON values; "subjects" lists the keys of the subjects
+Row: TypeAlias = dict[str, Any]  # JSON values; mappings in it become columns "a.b"
+Results: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a study is run on.
+
+    Attributes:
+        subjects: Keys of the subjects that it measures.
+        tuning: Keys of the subjects that choices may be set by.
+        searches: Seeds of learning, from 0.
+        effort: How much is done for each case.
+        quick: The cases may be thinned out: it is only tried whether all works.
+    """
+
+    subjects: tuple[str, ...]
+    tuning: tuple[str, ...] = ()
+    searches: int = 2
+    effort: Effort = field(default_factory=Effort)
+    quick: bool = False
+
+    @property
+    def seeds(self) -> range:
+        """Give the seeds of learning."""
+        return range(self.searches)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One question: which cases, what is measured of one, what is made of the rows.
+
+    Attributes:
+        name: Of the records, the results file and the page, whose template it also names.
+        title: What it asks, in a line.
+        cases: Lists what is to be measured.
+        measure: Gives the rows of one case; called only where there is no record.
+        results: Makes the results file of all rows. Columns are those of case and rows.
+        judged: Whether it needs the examiner.
+    """
+
+    name: str
+    title: str
+    cases: Callable[[Options], list[Case]]
+    measure: Callable[[Case, Lab], list[Row]]
+    results: Callable[[pd.DataFrame, Options], Results]
+    judged: bool = True
+
+
+def run(study: Study, lab: Lab, options: Options, *, shard: tuple[int, int] = (0, 1)) -> None:
+    """Measure the cases that have no record yet.
+
+    Args:
+        study: Which one.
+        lab: Model and work folder.
+        options: On what.
+        shard: ``(i, n)`` measures every n-th case from the i-th on, for several processes.
+    """
+    mine = study.cases(options)[shard[0] :: shard[1]]
+    missing = [case for case in mine if not record_of(study, lab, case).exists()]
+    started = time.monotonic()
+    for done, case in enumerate(missing):
+        begun = time.monotonic()
+        rows = study.measure(case, lab)
+        found = {"study": study.name, "case": case, **lab.told, "rows": rows}
+        found["seconds"] = round(time.monotonic() - begun, 1)
+        write_atomic(record_of(study, lab, case), json.dumps(found, indent=1).encode())
+        left = (time.monotonic() - started) / (done + 1) * (len(missing) - done - 1)
+        note = f"{found['seconds']:.0f} s, about {left / 60:.0f} min left: {_label(case)}"
+        lab.progress(study.name, len(mine) - len(missing) + done + 1, len(mine), note)
+
+
+def frame(study: Study, lab: Lab, options: Options) -> pd.DataFrame:
+    """Gather the rows of all records there are; every row has the columns of its case too."""
+    rows = []
+    for case in study.cases(options):
+        path = record_of(study, lab, case)
+        if path.exists():
+            shared = {n: "+".join(v) if isinstance(v, list) else v for n, v in case.items()}
+            record = json.loads(path.read_text("utf-8"))
+            rows += [shared | row for row in record["rows"]]
+    return pd.json_normalize(rows)
+
+
+def publish(study: Study, lab: Lab, options: Options, docs: Path) -> Path:
+    """Write ``docs/results/<name>.json`` from the records, and the page from that; give its path.
+
+    Raises:
+        ValueError: There is no record yet.
+    """
+    table = frame(study, lab, options)
+    if table.empty:
+        raise ValueError(
+            f"found no record of {study.name}; expected one at least; run it in this work folder"
+        )
+    cases = study.cases(options)
+    done = sum(record_of(study, lab, case).exists() for case in cases)
+    head = {"name": study.name, "title": study.title, "model": lab.model.name, "weights": lab.key}
+    head |= {"effort": asdict(options.effort), "cases": {"done": done, "of": len(cases)}}
+    head["judge"] = dict(getattr(lab.examiner, "accuracy", {})) if study.judged else {}
+    results = head | study.results(table, options)
+    text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+    write_atomic(docs / "results" / f"{study.name}.json", text.encode())
+    target = docs / f"{study.name}.md"
+    write_atomic(target, page(study.name, results).encode())
+    return target
+
+
+def record_of(study: Study, lab: Lab, case: Case) -> Path:
+    """Say where the record of a case lies."""
+    photos = [lab.examples[key].digest for key in case.get("subjects", ())]
+    key = {"study": study.name, "case": case, "photos": photos, **lab.told}
+    return lab.work / "records" / study.name / f"{digest(key)}.json"
+
+
+def _label(case: Case) -> str:
+    """Name a case in a progress line."""
+    values: Sequence[Any] = list(case.values())
+    return " ".join("+".join(v) if isinstance(v, list) else str(v) for v in values)

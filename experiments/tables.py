@@ -1,0 +1,123 @@
+"""Means with t intervals over subjects, and pages from templates.
+
+A subject is the unit: its seeds and searches are averaged first, and n counts subjects. Pages are
+Jinja2 Markdown templates in ``pages`` that see the results file and nothing else.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from cones.search.certify import t_interval
+
+PAGES = Path(__file__).parent / "pages"
+UNIT = "subjects"
+
+
+def interval(values: Sequence[float] | pd.Series) -> dict[str, float | int | None]:
+    """Give mean, 95 % t interval and n; one value has no interval."""
+    found = [float(value) for value in values]
+    if len(found) > 1:
+        return dict(t_interval(found))
+    return {"mean": found[0], "low": None, "high": None, "n": len(found)}
+
+
+def over_subjects(
+    table: pd.DataFrame, by: str, columns: Sequence[str], *, unit: str = UNIT
+) -> dict[Any, dict[str, dict[str, float | int | None]]]:
+    """Give every column's :func:`interval` over subjects, for each value of ``by``.
+
+    Args:
+        table: One row a measurement.
+        by: Column that says what is compared, such as ``method``; order of first appearance.
+        columns: To be averaged; missing ones are left out.
+        unit: Column that says which subject it was.
+    """
+    found = {}
+    for key in table[by].unique():
+        part = table[table[by] == key]
+        present = [name for name in columns if name in part and part[name].notna().any()]
+        means = part.groupby(unit)[present].mean()
+        found[key] = {name: interval(means[name].dropna()) for name in present}
+    return found
+
+
+def rows_of(
+    table: pd.DataFrame, by: str, columns: Sequence[str], *, first: str = "success"
+) -> list[dict[str, Any]]:
+    """Give a row for each value of ``by``: all means, and ``interval`` and ``n`` of ``first``."""
+    rows = []
+    for key, columns_of in over_subjects(table, by, columns).items():
+        lead = columns_of[first]
+        row = {by: key, "n": lead["n"], first: lead["mean"]}
+        row["interval"] = [lead["low"], lead["high"]]
+        rows.append(row | {name: found["mean"] for name, found in columns_of.items()})
+    return rows
+
+
+def paired(
+    table: pd.DataFrame, by: str, one: str, other: str, column: str, *, unit: str = UNIT
+) -> dict[str, float | int | None]:
+    """Give the :func:`interval` of ``one`` minus ``other`` over the subjects that both have."""
+    wide = table.pivot_table(column, unit, by)
+    return interval((wide[one] - wide[other]).dropna())
+
+
+def page(name: str, results: Mapping[str, Any]) -> str:
+    """Write the page of a study from its results."""
+    environment = Environment(
+        loader=FileSystemLoader(PAGES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"pct": percent, "num": number, "ci": with_interval, "md": markdown}
+    return environment.get_template(f"{name}.md.j2").render(results=results)
+
+
+def percent(value: float | None, digits: int = 0) -> str:
+    """Write a share in percent."""
+    return "" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def number(value: float | None, digits: int = 4, sign: bool = False) -> str:
+    """Write a number."""
+    return "" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def with_interval(found: Mapping[str, Any], digits: int = 4, share: bool = False) -> str:
+    """Write a mean with its interval, ``.0123 [.0100, .0146]``, as shares in percent if asked."""
+    factor, unit = (100, " %") if share else (1, "")
+    mean, low, high = found["mean"], found.get("low"), found.get("high")
+    text = f"{factor * mean:.{digits}f}{unit}"
+    return (
+        text if low is None else f"{text} [{factor * low:.{digits}f}, {factor * high:.{digits}f}]"
+    )
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    """Write rows as a table.
+
+    Args:
+        rows: Of a results file.
+        columns: From a row's name to its heading; ``name|pct`` writes a share in percent,
+            ``name|0`` a number with so many digits.
+    """
+    specs = [(*name.partition("|")[::2], heading) for name, heading in columns.items()]
+    lines = [[heading for *_, heading in specs], ["---"] * len(specs)]
+    lines += [[_cell(row.get(name), how) for name, how, _ in specs] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: Any, how: str) -> str:  # noqa: ANN401 - whatever a results file holds
+    if isinstance(value, Mapping):
+        return with_interval(value, 0 if how == "pct" else int(how or 4), how == "pct")
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, list):
+        return "" if value[0] is None else " to ".join(_cell(each, how) for each in value)
+    return percent(value) if how == "pct" else f"{value:.{how}f}" if how else str(value)
