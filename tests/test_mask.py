@@ -133,9 +133,9 @@ def test_malformed_masks_are_refused() -> None:
     with pytest.raises(MaskError, match="only one of shapes and indices"):
         Mask({"a": (1,)}, {"b": one})
     for bad in ([1, 0], [0, 0], [-1], [4]):
-        with pytest.raises(MaskError, match="expected rising positions"):
+        with pytest.raises(MaskError, match="expected rising int64 positions"):
             Mask({"a": (4,)}, {"a": torch.tensor(bad)})
-    with pytest.raises(MaskError, match="expected int64"):
+    with pytest.raises(MaskError, match="are torch.int32.*expected rising int64"):
         Mask({"a": (4,)}, {"a": one.int()})
     with pytest.raises(MaskError, match="compare first"):
         Mask.where({"a": torch.ones(3)})

@@ -32,16 +32,9 @@ class _Layer:
     saved: Float[Tensor, " neurons"]
 
 
-@dataclass(eq=False)
-class _Use:
-    """One open context: who opened it, and the ids of all parameters of its module."""
-
-    thread: threading.Thread
-    parameters: frozenset[int]
-
-
 _LOCK = threading.RLock()  # held while weights are written, not while a context is open
-_USES: list[_Use] = []
+# Every open context: who opened it, and the ids of all parameters of its module.
+_USES: list[tuple[threading.Thread, frozenset[int]]] = []
 # The layers now lying on each parameter, oldest first: lets them be lifted in any order.
 _LAYERS = WeakTensorKeyDictionary()
 
@@ -160,18 +153,17 @@ def _writable(module: nn.Module, mask: Mask) -> dict[str, Tensor]:
     return {name: weights[name] for name in mask}
 
 
-def _claimed(module: nn.Module) -> _Use:
+def _claimed(module: nn.Module) -> tuple[threading.Thread, frozenset[int]]:
     """Note that this thread changes ``module``, or refuse if another thread does."""
-    use = _Use(threading.current_thread(), frozenset(map(id, module.parameters())))
-    for other in _USES:
-        if other.thread is not use.thread and other.parameters & use.parameters:
+    thread, parameters = threading.current_thread(), frozenset(map(id, module.parameters()))
+    for other, taken in _USES:
+        if other is not thread and taken & parameters:
             raise InterventionError(
-                f"the model is already changed by thread {other.thread.name!r}; expected one "
-                "thread at a time; wait until its context has ended, or give each thread its own "
-                "copy of the model"
+                f"the model is already changed by thread {other.name!r}; expected one thread at a "
+                "time; wait until its context has ended, or give each thread its own model"
             )
-    _USES.append(use)
-    return use
+    _USES.append((thread, parameters))
+    return _USES[-1]
 
 
 def _write(weight: Tensor, positions: Tensor, values: Tensor) -> None:

@@ -28,22 +28,20 @@ NONE = torch.empty(0, dtype=torch.int64)
 class Mask:
     """The concept neurons of one subject, or of several: a set.
 
-    ``a | b`` joins two subjects ("concatenation", Sec. 3.2), ``a & b`` is what they share
-    (Fig. 4a), ``a - b`` what only the first has, ``a ^ b`` what exactly one has, ``a <= b`` asks
-    whether ``b`` holds all of ``a``, ``len(a)`` counts neurons, iterating gives the names of the
-    searched parameters. Operators return new masks.
-
-    Two masks may cover different parameters: a parameter that is absent holds no neuron, and
-    masks with the same neurons are equal. ``a | b`` and ``a ^ b`` cover what either covers,
-    ``a & b`` what both cover, ``a - b`` what ``a`` covers.
+    ``a | b`` joins two subjects (Sec. 3.2), ``a & b`` is what they share (Fig. 4a), ``a <= b``
+    asks whether ``b`` holds all of ``a``, ``len(a)`` counts neurons, and iterating gives the names
+    of the searched parameters. Two masks may cover different parameters: one that is absent holds
+    no neuron. ``a | b`` and ``a ^ b`` cover what either covers, ``a & b`` what both cover,
+    ``a - b`` what ``a`` covers.
 
     Attributes:
         shapes: Shape of every parameter that was searched, by its qualified name.
         indices: For the same names, flat row-major positions of the concept neurons, strictly
-            increasing, on the CPU. Empty where a parameter holds none. Not to be written to.
+            increasing, on the CPU. Not to be written to.
 
     Raises:
-        MaskError: The two mappings disagree, or positions are unsorted or out of range.
+        MaskError: The two mappings disagree, positions are unsorted or out of range, or masks
+            of different models meet.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -58,7 +56,15 @@ class Mask:
                 "expected the same names in both; pass an empty tensor where there is no neuron"
             )
         for name, shape in shapes.items():
-            _require_positions(name, self.indices[name], numel=math.prod(shape))
+            index, numel = self.indices[name], math.prod(shape)
+            flat = index.dtype == torch.int64 and index.ndim == 1 and index.device.type == "cpu"
+            rising = flat and bool((index[1:] > index[:-1]).all())
+            if not rising or (len(index) and not 0 <= index[0] <= index[-1] < numel):
+                raise MaskError(
+                    f"indices[{name!r}] are {index.dtype} of shape {tuple(index.shape)} on "
+                    f"{index.device}, rising: {rising}; expected rising int64 positions in "
+                    f"[0, {numel}) on the CPU; use Mask.where for booleans, or torch.unique"
+                )
         object.__setattr__(self, "shapes", shapes)
         object.__setattr__(self, "indices", {n: self.indices[n].contiguous() for n in shapes})
 
@@ -215,18 +221,3 @@ def _draw(count: int, numel: int, generator: torch.Generator) -> Int64[Tensor, "
         drawn = torch.cat([drawn, more]).unique()
     kept = torch.randperm(len(drawn), generator=generator)[:count]
     return drawn[kept].sort().values
-
-
-def _require_positions(name: str, index: Tensor, *, numel: int) -> None:
-    """Refuse anything but increasing int64 positions inside ``numel``."""
-    if index.dtype != torch.int64 or index.ndim != 1 or index.device.type != "cpu":
-        raise MaskError(
-            f"indices[{name!r}] is {index.dtype} of shape {tuple(index.shape)} on {index.device}; "
-            "expected int64, one dimension, on the CPU; use Mask.where for booleans"
-        )
-    rising = bool((index[1:] > index[:-1]).all())
-    if len(index) and not (rising and index[0] >= 0 and index[-1] < numel):
-        raise MaskError(
-            f"indices[{name!r}] runs from {int(index.min())} to {int(index.max())}, or is not "
-            f"sorted; expected rising positions in [0, {numel}); sort them with torch.unique"
-        )

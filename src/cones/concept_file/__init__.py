@@ -30,7 +30,7 @@ from cones.mask import Mask
 
 CODECS: dict[str, ModuleType] = {"gap8-huffman": gaps}  # by the name that files store
 CODEC = "gap8-huffman"
-MOST_BYTES = 256 << 20
+MOST_BYTES = 64 << 20
 POSITIONS, LABELS, DIGEST = "cones.positions", "cones.labels", "cones.sha256"
 
 
@@ -49,7 +49,7 @@ def load(path: str | Path) -> Concept:
     """
     path = Path(path)
     if not path.is_file() or path.stat().st_size > MOST_BYTES:
-        found = "more than 256 MiB" if path.is_file() else "no file"
+        found = "more than 64 MiB" if path.is_file() else "no file"
         raise FileError(f"{str(path)!r} is {found}; expected a concept file; check the path")
     try:
         return loads(path.read_bytes())
@@ -139,6 +139,10 @@ def _concept(header: Header, tensors: dict[str, Tensor]) -> Concept:
     )
 
 
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
 def _labels(levels: tuple[Mask, ...]) -> bytes:
     """Lay out, for every position of the last level, the first level that holds it."""
     if len(levels) == 1:
@@ -168,17 +172,15 @@ def _places(levels: int) -> UInt8[np.ndarray, " _"]:
     return np.array([levels**k for k in range(8) if levels ** (k + 1) <= 256], np.uint8)
 
 
-def _levels(
-    header: Header, positions: UInt8[Tensor, "..."], labels: UInt8[Tensor, "..."]
-) -> tuple[Mask, ...]:
+def _levels(header: Header, positions: Tensor, labels: Tensor) -> tuple[Mask, ...]:
     """Decode the positions and share them out to the levels."""
-    blob, many = positions.numpy().tobytes(), len(header.levels)
+    blob, many = _bytes(positions), len(header.levels)
     start, indices, counts = 0, {}, [p.count for p in header.parameters]
     for p in header.parameters:
         piece, numel = blob[start : start + p.bytes], math.prod(p.shape)
         indices[p.name] = CODECS[header.codec].decode(piece, count=p.count, numel=numel)
         start += p.bytes
-    marks = _unlabelled(labels.numpy().tobytes(), count=sum(counts), levels=many)
+    marks = _unlabelled(_bytes(labels), count=sum(counts), levels=many)
     held = np.bincount(marks, minlength=many).cumsum().tolist()
     if start != len(blob) or len(marks) != sum(counts) or held != header.levels:
         raise FileError(

@@ -15,7 +15,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from cones.concept_file.gaps import PER_BYTE
 from cones.errors import FileError
-from cones.subject import check_words
 
 VERSION = 3
 MOST_HEADER = 2 << 20  # bytes
@@ -67,14 +66,9 @@ class Parameter(_Strict):
 class Named(_Strict):
     """A word and the text encoders that have a vector for it."""
 
-    identifier: str
-    noun: str
+    identifier: Text
+    noun: Text
     encoders: Annotated[list[Name], Field(max_length=8)]
-
-    @model_validator(mode="after")
-    def _usable(self) -> "Named":
-        check_words(self.identifier, self.noun)
-        return self
 
 
 class Base(_Strict):
@@ -139,17 +133,12 @@ def read_header(data: bytes) -> Header:
             f"other safetensors, the first {_short(next(iter(tensors), None))}; expected a "
             f"concept of version {VERSION}; load LoRA and other weights with diffusers"
         )
-    found = _parsed(text.encode("utf-8", "surrogatepass"))
-    if found.get("version") != VERSION:
-        raise FileError(
-            f"version {_short(found.get('version'))}; expected {VERSION}; update cones, or search "
-            "again"
-        )
     if hashlib.sha256(data[:-32]).digest() != data[-32:]:
         raise FileError(
             "the digest does not fit the content: the file is damaged or was edited; expected it "
             "as it was written; fetch it again"
         )
+    found = _parsed(text.encode("utf-8", "surrogatepass"))
     try:
         return Header.model_validate({**found, "tensors": tensors, "size": len(data)})
     except ValidationError as error:
@@ -157,7 +146,7 @@ def read_header(data: bytes) -> Header:
         where = ".".join(str(part) for part in first["loc"]) or "header"
         raise FileError(
             f"{_short(where)} is {_short(first['input'])}; expected otherwise: {first['msg']}; "
-            "ask whoever wrote the file"
+            "update cones, or ask whoever wrote the file"
         ) from None
 
 
@@ -165,14 +154,14 @@ def _parsed(text: bytes) -> dict[str, object]:
     """Parse a JSON object that can be read in one way only."""
     try:
         found = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
+        if isinstance(found, dict):
+            return found
+        why = "no object"
     except (ValueError, RecursionError) as error:
-        raise FileError(
-            f"the header is no plain JSON ({_short(str(error))}); expected that of a concept "
-            "file; fetch it again"
-        ) from None
-    if not isinstance(found, dict):
-        raise FileError(f"the header is {_short(found)}; expected an object; fetch it again")
-    return found
+        why = _short(str(error))
+    raise FileError(
+        f"the header is no plain JSON ({why}); expected that of a concept file; fetch it again"
+    )
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
