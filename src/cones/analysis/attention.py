@@ -46,10 +46,8 @@ class Recording:
         """
         chosen = [name for name in self.sums if any(part in name for part in layers or ("",))]
         if not chosen:
-            raise ModelError(
-                f"found no recorded layer for {list(layers)}; expected parts of "
-                f"{', '.join(self.sums) or 'names, while pictures are drawn'}; choose among them"
-            )
+            known = ", ".join(self.sums) or "none, as nothing was drawn"
+            raise ModelError(f"found no layer for {layers}; expected parts of {known}; choose one")
         means = [self.sums[name] / self.passes[name] for name in chosen]
         means = [each[:, list(heads)] if heads else each for each in means]
         flat = [each[..., list(tokens)].mean((1, 3)) for each in means]
@@ -66,15 +64,14 @@ def recorded(module: nn.Module, *, images: int) -> Iterator[Recording]:
     Of the network's batch the last ``images`` are kept: under guidance these see the prompt.
 
     Raises:
-        ModelError: There is no cross-attention to listen to. No hook is left behind, then or
-            after any error.
+        ModelError: There is no cross-attention to listen to. No hook is ever left behind.
     """
     parts = {n: part for n, part in module.named_modules() if isinstance(part, Attention)}
     found = {name: part for name, part in parts.items() if part.is_cross_attention}
     if not found or any("Fused" in type(part.processor).__name__ for part in found.values()):
         raise ModelError(
             f"found {len(found)} cross-attention layers, fused or none; expected some with to_q "
-            "and to_k; call unfuse_qkv_projections() first"
+            "and to_k; call unfuse_qkv_projections()"
         )
     recording = Recording()
     with ExitStack() as hooks:
@@ -115,11 +112,7 @@ def attention(
 
 
 def share_inside(found: Map, inside: Map) -> Float[Tensor, " images"]:
-    """Give the share of a word's attention that falls inside a mask, in [0, 1].
-
-    ``inside`` says how much of every place is inside; attention that is equal everywhere has its
-    mean as share.
-    """
+    """Give the share of a word's attention that falls inside a mask (1 inside, 0 outside)."""
     return (found * inside).sum((1, 2)) / found.sum((1, 2))
 
 
@@ -158,8 +151,6 @@ def attend(
     *,
     strengths: Sequence[float] | None = None,
     seed: int = 0,
-    layers: Sequence[str] = (),
-    heads: Sequence[int] = (),
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     progress: Progress | None = None,
@@ -167,8 +158,7 @@ def attend(
     """Draw a prompt untouched and with the concepts, from one noise, and listen (Fig. 2).
 
     The pipeline is as before afterwards, bit for bit. ``words`` holds words of the prompt, or
-    several in one string; none takes all. ``layers`` and ``heads`` go to :meth:`Recording.map`,
-    the rest to :func:`cones.models.sampling.sample`.
+    several in one string; none takes all. The rest is as in :func:`cones.models.sampling.sample`.
 
     Returns:
         ``untouched`` and ``shut``. Both know the identifiers; only the weights differ.
@@ -192,6 +182,5 @@ def attend(
                     guidance_scale=guidance_scale,
                     progress=progress,
                 )
-        maps = {w: heard.map(at, layers=layers, heads=heads)[0] for w, at in tokens.items()}
-        found[row] = Look(image, maps)
+        found[row] = Look(image, {word: heard.map(at)[0] for word, at in tokens.items()})
     return found

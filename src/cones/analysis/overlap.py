@@ -18,15 +18,9 @@ Given = Mask | Concept
 
 @dataclass(frozen=True)
 class Overlap:
-    """Neurons of two masks on the same weights; ``+`` adds up independent parts.
+    """Neurons of two masks among ``weights``; ``+`` adds up independent parts.
 
-    Attributes:
-        first: Neurons of the first mask.
-        second: Neurons of the second.
-        shared: Neurons of both.
-        expected: Mean of ``shared`` if the masks were independent.
-        variance: Its variance then.
-        weights: Weights that were compared.
+    ``expected`` and ``variance`` are those of ``shared`` if the masks were independent.
     """
 
     first: int = 0
@@ -95,8 +89,7 @@ def by_block(a: Given, b: Given) -> dict[tuple[str, str], Overlap]:
 def by_head(a: Given, b: Given, heads: Mapping[str, int]) -> dict[tuple[str, int], Overlap]:
     """Count what two concepts share in every head (from 0) of the layers named in ``heads``.
 
-    Chance keeps the number of neurons in every head here, so that a common liking for one head is
-    part of what is expected.
+    Chance keeps the number of neurons in every head here: a common liking for one is expected.
 
     Raises:
         MaskError: As :func:`overlap`, or a layer cannot be dealt out to its heads.

@@ -37,16 +37,14 @@ def gather(
         )
     masks = [concept.mask for concept in concepts]
     union = reduce(Mask.__or__, masks)
-    layers = in_order(union)
+    layers = [n for n in in_order(union) if len(union.shapes[n]) == 2 and 0 not in union.shapes[n]]
     heads = likely_heads(union) if heads is None else heads
     cards = [
         {
             "concept": concept,
             "colour": colour,
             "file": names[k] if names else "",
-            "blocks": {
-                key: row.first / max(row.weights, 1) for key, row in by_block(m, m).items()
-            },
+            "blocks": {key: row.first / (row.weights or 1) for key, row in by_block(m, m).items()},
             "heads": _heads(m, layers, heads),
         }
         for k, (concept, m, colour) in enumerate(zip(concepts, masks, COLOURS, strict=False))
@@ -73,15 +71,19 @@ def _layer(
     masks: Sequence[Mask], name: str, shape: tuple[int, ...], heads: int | None
 ) -> dict[str, object]:
     """Show one projection: who holds which weight, and neurons by row."""
-    counts = [len(mask.indices[name]) if name in mask.shapes else None for mask in masks]
-    found = {"name": name, "short": short(name), "shape": shape, "heads": heads, "counts": counts}
-    if len(shape) != 2 or 0 in shape:
-        return found
     own = {k: mask for k, mask in enumerate(masks) if name in mask.shapes}
     rows = {k: in_heads(mask, name, heads=shape[0]).numpy() for k, mask in own.items()}
     top = max(int(each.max()) for each in rows.values())
-    margins = {k: _margin(each, top) for k, each in rows.items()}
-    return found | {"picture": _picture(masks, name, shape), "margins": margins, "top": top}
+    return {
+        "name": name,
+        "short": short(name),
+        "shape": shape,
+        "heads": heads,
+        "counts": {k: int(each.sum()) for k, each in rows.items()},
+        "picture": _picture(masks, name, shape),
+        "margins": {k: _margin(each, top) for k, each in rows.items()},
+        "top": top,
+    }
 
 
 def _margin(rows: np.ndarray, top: int) -> str:
