@@ -214,7 +214,9 @@ def test_encoding_mirrors_photos_and_masks_together() -> None:
 
 
 def test_a_picture_without_a_prompt_is_refused() -> None:
-    with pytest.raises(SubjectError, match="found 2 pictures with conditions of .*1.*expected one"):
+    with pytest.raises(
+        SubjectError, match="found 2 pictures with conditions of .*1.*expected one"
+    ):
         Examples(torch.zeros(2, 1, 2, 2), {"states": torch.zeros(1, 1)})
 
 

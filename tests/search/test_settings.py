@@ -51,7 +51,9 @@ def test_edges_are_allowed() -> None:
 
 
 def test_an_unknown_setting_is_named_with_its_neighbour() -> None:
-    with pytest.raises(SearchError, match="setting 'prior_wieght'; expected rule, .*use prior_weight"):
+    with pytest.raises(
+        SearchError, match="setting 'prior_wieght'; expected rule, .*use prior_weight"
+    ):
         Settings().changed({"prior_wieght": 1.0})
 
 

@@ -8,6 +8,7 @@ certificate to say.
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,8 +22,10 @@ from cones.search.select import Hits, eligible, highest
 
 SPAN = 2.0  # scores further from the border, in typical distances, start here
 SAFE = 0.0132  # above this density the number of neurons grows over the first half of the steps
-STEER = 0.03  # lambda follows the drift by at most this share a step
-LAMBDAS = (1e-4, 1e4)
+QUICK, SLOW = (
+    3.0,
+    0.03,
+)  # powers of drift over its aim, by which lambda answers and by which it moves
 
 
 def refine(
@@ -76,29 +79,56 @@ def refine(
             "density, or the guard"
         )
 
+    lam = _Lambda(prior_weight, drift)
+
     def start() -> Slots:
-        steered = {"prior_weight": torch.tensor(prior_weight, dtype=torch.float64)}
         moments = {"first": zeros(weights), "second": zeros(weights)}
-        return {"latent": _latent(ranking, allowed, first), **moments, "steered": steered}
+        return {"latent": _latent(ranking, allowed, first), **moments, "lambda": lam.start()}
 
     def measure(slots: Slots, step: int) -> Gradient:
         grown = round(first + (last - first) * min(1.0, 2 * step / steps))
         shut = highest(slots["latent"], allowed, grown)
         gamma = {name: w.masked_fill(shut[name], 0) for name, w in weights.items()}
-        lam = float(slots["steered"]["prior_weight"])
-        return differentiate(losses(step), gamma, prior_weight=lam, step=step)
+        now = lam.now(slots["lambda"])
+        return differentiate(losses(step), gamma, prior_weight=now, step=step)
 
     def absorb(slots: Slots, step: int, found: Gradient) -> None:
         for name, w in weights.items():
             ascent = w * found.of[name]  # Eq. 8 at gamma: -dL/dshut, straight through
             climb(slots, "latent", name, ascent, step=step, rate=rate)
-        if drift is not None:
-            excess = max(-1.0, min(1.0, found.prior / drift - 1))
-            slots["steered"]["prior_weight"].mul_(math.exp(STEER * excess)).clamp_(*LAMBDAS)
+        lam.follow(slots["lambda"], found.prior, growing=first < last and 2 * step <= steps)
 
     slots = (keeper or Keeper()).run(stage, steps, start=start, measure=measure, absorb=absorb)
     mask = Mask.where(highest(slots["latent"], allowed, last))
-    return mask, slots["latent"], float(slots["steered"]["prior_weight"])
+    return mask, slots["latent"], lam.now(slots["lambda"])
+
+
+@dataclass(frozen=True)
+class _Lambda:
+    """Lambda of Eq. 4: fixed, or answering to how far the drift is from its aim."""
+
+    given: float
+    aim: float | None
+
+    def start(self) -> dict[str, Tensor]:
+        base = self.given if self.aim is None else max(self.given, 1e-3)
+        state = torch.tensor([base, self.aim or 0.0], dtype=torch.float64)
+        return {"base": state[0], "drift": state[1]}
+
+    def now(self, state: Mapping[str, Tensor]) -> float:
+        return float(state["base"]) * self._excess(state) ** QUICK
+
+    def follow(self, state: Mapping[str, Tensor], drift: float, *, growing: bool) -> None:
+        """Take in a drift; while the mask still grows, a small one is no reason to let go."""
+        if self.aim is not None:
+            state["drift"].lerp_(torch.tensor(drift, dtype=torch.float64), 0.1)
+            if self._excess(state) > 1 or not growing:
+                state["base"].mul_(self._excess(state) ** SLOW)
+
+    def _excess(self, state: Mapping[str, Tensor]) -> float:
+        if self.aim is None:
+            return 1.0
+        return min(math.e, max(1 / math.e, float(state["drift"]) / self.aim))
 
 
 def _latent(ranking: Mapping[str, Tensor], allowed: Hits, count: int) -> dict[str, Tensor]:

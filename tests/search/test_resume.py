@@ -1,0 +1,165 @@
+"""A search that is stopped anywhere goes on to the same bits; one folder has one owner."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from cones.errors import SearchError
+from cones.search.loss import Losses
+from cones.search.refine import refine
+from cones.search.resume import Keeper, owned
+from cones.search.score import score_accelerated, score_sampled
+from toy_model import K, TwoLayers, V
+
+STEPS = 9
+
+
+def run_refine(losses: Losses, weights: dict, **options: object) -> dict:
+    start = {n: torch.zeros_like(w) for n, w in weights.items()}
+    options |= {"rate": 0.1, "drift": 0.05}
+    mask, scores, lam = refine(losses, weights, start, density=0.2, steps=STEPS, **options)
+    positions = {f"{n} positions": index for n, index in mask.indices.items()}
+    return {**scores, **positions, "lambda": torch.tensor(lam)}
+
+
+ENGINES: dict[str, Callable] = {
+    "sampled": lambda *a, **k: score_sampled(*a, steps=STEPS, rate=0.01, **k),
+    "sgd": lambda *a, **k: score_accelerated(*a, steps=STEPS, rate=0.01, optimiser="sgd", **k),
+    "adam": lambda *a, **k: score_accelerated(*a, steps=STEPS, rate=0.01, **k),
+    "refine": run_refine,
+}
+
+
+class Stopping:
+    """Losses that stop the search once, at a step, before or inside its evaluation."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.asked, self.real = step, [], TwoLayers()
+
+    def __call__(self, step: int):
+        self.asked.append(step)
+        if step == self.step:
+            self.step = -1
+            raise KeyboardInterrupt
+        return self.real(step)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("step", [0, 1, 4, STEPS - 1])
+def test_a_stopped_search_goes_on_to_the_same_bits(engine: str, step: int, tmp_path: Path) -> None:
+    weights = TwoLayers().weights()
+    whole = ENGINES[engine](TwoLayers(), weights)
+    losses, keeper = Stopping(step), Keeper(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        ENGINES[engine](losses, weights, keeper=keeper)
+    turned = {V: weights[V], K: weights[K]}
+    found = ENGINES[engine](losses, turned, keeper=keeper)
+    assert losses.asked == [*range(step + 1), *range(step, STEPS)]
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[n], whole[n]) for n in whole)
+    losses.asked.clear()
+    again = ENGINES[engine](losses, weights, keeper=keeper)
+    assert losses.asked == []
+    assert all(torch.equal(again[n], whole[n]) for n in whole)
+
+
+def test_a_listener_that_stops_the_search_loses_no_step(tmp_path: Path) -> None:
+    told = []
+
+    def stop(stage: str, done: int, total: int, note: str = "") -> None:
+        told.append((stage, done, total))
+        if done == 3:
+            raise KeyboardInterrupt
+
+    losses, weights = Stopping(-1), TwoLayers().weights()
+    with pytest.raises(KeyboardInterrupt):
+        ENGINES["adam"](losses, weights, keeper=Keeper(tmp_path, stop))
+    ENGINES["adam"](losses, weights, keeper=Keeper(tmp_path))
+    assert told == [("score", k, STEPS) for k in (1, 2, 3)]
+    assert losses.asked == list(range(STEPS))
+
+
+def test_half_a_step_is_never_saved(tmp_path: Path) -> None:
+    def absorb(slots: dict, step: int, found: float) -> None:
+        slots["a"]["x"] += found
+        if step == 2:
+            raise KeyboardInterrupt
+
+    options = {
+        "start": lambda: {"a": {"x": torch.zeros(1)}},
+        "measure": lambda slots, step: 1.0 + step,
+    }
+    keeper = Keeper(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        keeper.run("s", 5, absorb=absorb, **options)
+    assert list(tmp_path.iterdir()) == []
+    done = keeper.run(
+        "s", 5, absorb=lambda slots, _, found: slots["a"]["x"].add_(found), **options
+    )
+    assert done["a"]["x"].item() == 15
+
+
+def test_the_state_is_saved_while_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cones.search.resume.SAVE_SECONDS", -1.0)
+    sizes = []
+
+    def told(stage: str, done: int, total: int, note: str = "") -> None:
+        sizes.append([path.name for path in tmp_path.iterdir()])
+
+    ENGINES["adam"](TwoLayers(), TwoLayers().weights(), keeper=Keeper(tmp_path, told))
+    assert sizes == [["score.safetensors"]] * STEPS
+    Keeper(tmp_path).forget()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("data", [b"", b"{}" * 40, b"x" * 1000])
+def test_a_state_that_cannot_be_read_is_named(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "score.safetensors").write_bytes(data)
+    with pytest.raises(SearchError, match=r"cannot resume from .*score.safetensors .*; delete it"):
+        ENGINES["adam"](TwoLayers(), TwoLayers().weights(), keeper=Keeper(tmp_path))
+
+
+def test_the_state_of_another_search_is_refused(tmp_path: Path) -> None:
+    ENGINES["sampled"](TwoLayers(), TwoLayers().weights(), keeper=Keeper(tmp_path))
+    with pytest.raises(SearchError, match="cannot resume"):
+        ENGINES["adam"](TwoLayers(), TwoLayers().weights(), keeper=Keeper(tmp_path))
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        SearchError, match="cannot save the search to .*; expected a folder of yours"
+    ):
+        ENGINES["adam"](TwoLayers(), TwoLayers().weights(), keeper=Keeper(tmp_path / "file"))
+
+
+HOLD = """
+import sys
+from filelock import FileLock
+with FileLock(sys.argv[1] + "/lock"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_in_use_names_its_owner(tmp_path: Path) -> None:
+    with owned(tmp_path):
+        assert (tmp_path / "owner").read_text().split()[1] == "on"
+    assert not (tmp_path / "owner").exists()
+    with owned(tmp_path):  # it may be taken again
+        pass
+    (tmp_path / "owner").write_text("77 on other-machine")
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(SearchError, match="in use by the process 77 on other-machine"),
+            owned(tmp_path),
+        ):
+            pass
+        process.stdin.close()
