@@ -6,7 +6,6 @@ alone looks like the photos has anything been shown. Under it stand both subject
 """
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 from jaxtyping import Float
@@ -16,14 +15,13 @@ from torch import Tensor
 from cones.concept import Concept
 from cones.drawing import compare, generate, save_png, sheet
 from cones.errors import SubjectError
-from cones.models import Pipeline, model_for
+from cones.models import Pipeline, builtin, model_for
 from cones.search.find import find
 from cones.search.resume import Progress, silent
 from cones.search.settings import Settings
 from cones.subject import Subject
 
 SUBJECTS = {"tuxedo_cat": "cat", "striped_jar": "jar", "dotted_teapot": "teapot"}
-IDENTIFIERS = ("V*", "V2*")
 PLACES = ("in the snow", "in a desert", "on the grass", "on a road", "in a room", "at night")
 SHEET = "sheet.png"
 
@@ -40,12 +38,10 @@ def subjects(pipeline: Pipeline, key: str) -> list[Subject]:
             "use 'cones find' with photos of your own"
         )
     other = next(name for name in SUBJECTS if name != key)
-    size, folder = model_for(pipeline).size, resources.files("cones.models.builtin") / "photos"
+    size, folder = model_for(pipeline).size, Path(builtin.__file__).parent / "photos"
     return [
-        Subject.from_folder(
-            Path(str(folder / name)), noun=SUBJECTS[name], identifier=word, size=size
-        )
-        for name, word in zip((key, other), IDENTIFIERS, strict=True)
+        Subject.from_folder(folder / name, noun=SUBJECTS[name], identifier=word, size=size)
+        for name, word in ((key, "V*"), (other, "V2*"))
     ]
 
 
@@ -85,9 +81,8 @@ def demo(
     said = " next to ".join(subject.prompt for subject in shown)
     seeds = range(first, first + len(PLACES))
     together = generate(pipeline, concepts, said, seeds=seeds, **drawing)
-    parts = [compared.sheet(pictures(shown[0].pixels)), sheet({said: together})]
-    record = {"prompts": [*prompts, said], "settings": settings.recorded()}
-    save_png(_stacked(parts), folder / SHEET, record)
+    page = _stacked(compared.sheet(pictures(shown[0].pixels)), sheet({said: together}))
+    save_png(page, folder / SHEET, {"prompts": [*prompts, said], **settings.recorded()})
     return found
 
 
@@ -97,11 +92,9 @@ def pictures(pixels: Float[Tensor, "n 3 h w"]) -> list[Image.Image]:
     return [Image.fromarray(picture) for picture in rows]
 
 
-def _stacked(parts: Sequence[Image.Image]) -> Image.Image:
-    width, height = max(part.width for part in parts), sum(part.height for part in parts)
+def _stacked(above: Image.Image, below: Image.Image) -> Image.Image:
+    width, height = max(above.width, below.width), above.height + below.height
     page = Image.new("RGB", (width, height), "white")
-    top = 0
-    for part in parts:
-        page.paste(part, (0, top))
-        top += part.height
+    page.paste(above, (0, 0))
+    page.paste(below, (0, above.height))
     return page

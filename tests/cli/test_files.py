@@ -17,7 +17,7 @@ def test_show_prints_words_and_certificate(run: Run, cat: Path, jar: Path) -> No
     assert [found["words"] for found in record["concepts"]] == [["V* cat"], ["V2* jar"]]
     assert record["concepts"][0]["bytes"] == cat.stat().st_size
     assert record["overlap"][0]["shared"] == len(cones.load(cat).mask & cones.load(jar).mask)
-    assert "jar.safetensors share" in run("show", cat, jar).stdout
+    assert "jar.safetensors: {'shared': " in run("show", cat, jar).stdout
 
 
 def test_show_draws_the_layers(run: Run, refused: Run, cat: Path, tmp_path: Path) -> None:

@@ -1,15 +1,14 @@
 """``cones generate``, ``compare``, ``attend`` and ``demo``."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cones.drawing import read_record
 from PIL import Image
 
 import cones
+from cones.drawing import read_record
 
 Run = Callable[..., object]
 ONE = ("--num-inference-steps", 1)
@@ -47,7 +46,7 @@ def test_only_missing_pictures_are_drawn(run: Run, refused: Run, draw: tuple[obj
 def test_ctrl_c_keeps_finished_pictures(
     run: Run, draw: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["cones.cli.generate"], "AT_ONCE", 1)
+    monkeypatch.setattr("cones.cli.pictures.AT_ONCE", 1)
     generate, calls = cones.generate, []
 
     def stopped(*given: object, **options: object) -> object:

@@ -1,7 +1,7 @@
 """The command line: a command parses, calls one function of the library and prints.
 
-One file a command. What a command shows goes through :mod:`cones.cli.console`, its shared options
-are in :mod:`cones.cli.options`. Torch is loaded inside the commands, so ``--help`` is fast.
+What a command shows goes through :mod:`cones.cli.console`, what several commands take is in
+:mod:`cones.cli.options`. Torch is loaded inside the commands, so ``--help`` is fast.
 """
 
 from collections.abc import Callable
@@ -10,17 +10,10 @@ from typing import Annotated
 import typer
 
 import cones
-from cones.cli.atlas import atlas
-from cones.cli.attend import attend
-from cones.cli.combine import combine
-from cones.cli.compare import compare
-from cones.cli.demo import demo
-from cones.cli.export import export
+from cones.cli.files import atlas, combine, export, show, ui
 from cones.cli.find import find
-from cones.cli.generate import generate
 from cones.cli.options import command
-from cones.cli.show import show
-from cones.cli.ui import ui
+from cones.cli.pictures import attend, compare, demo, generate
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     find, show, generate, compare, combine, attend, atlas, export, ui, demo,
@@ -59,6 +52,4 @@ def _cones(
     """
 
 
-def main() -> None:
-    """Run the command line."""
-    app()
+main = app

@@ -5,51 +5,24 @@ be piped. On a terminal progress is a bar a stage; elsewhere it is one line ever
 Exit codes: 0 done, 1 error, 2 wrong usage, 3 the certificate refuses, 130 stopped by Ctrl-C.
 """
 
-import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic as clock
-from typing import Protocol, runtime_checkable
+from typing import TypeAlias
 
 import typer
+from rich import progress as rich
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from cones.errors import ConesError
 
-OUTPUT = Console(highlight=False)
-NOTICES = Console(stderr=True, highlight=False)
+Notify: TypeAlias = Callable[..., None]  # stage, done, total, note=""
+NOTICES = Console(stderr=True, highlight=False, emoji=False)
 FAILED, REFUSED, INTERRUPTED = 1, 3, 130
 LINE_EVERY = 30.0  # seconds between two lines where there is no terminal
-
-
-@runtime_checkable
-class Notify(Protocol):
-    """How the library reports progress."""
-
-    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """Say that ``done`` of ``total`` steps of ``stage`` are done."""
-        ...
-
-
-def tell(message: object) -> None:
-    """Print a result."""
-    OUTPUT.print(str(message), markup=False, soft_wrap=True)
-
-
-def tell_json(data: object) -> None:
-    """Print a result as JSON."""
-    OUTPUT.print(json.dumps(data, indent=1), markup=False, soft_wrap=True)
 
 
 def say(message: str) -> None:
@@ -64,7 +37,7 @@ def warn(message: str) -> None:
 
 def suggest(*words: str | Path) -> None:
     """Print the command that comes next, ready to be pasted into a shell."""
-    tell(f"next:  {shlex.join(str(word) for word in words)}")
+    typer.echo(f"next:  {shlex.join(str(word) for word in words)}")
 
 
 @contextmanager
@@ -73,7 +46,9 @@ def guarded() -> Iterator[None]:
     try:
         yield
     except (ConesError, OSError) as error:
-        NOTICES.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        advice = "; expected a path that can be read and written, with space left; choose another"
+        told = f"{error}{advice if isinstance(error, OSError) else ''}"
+        NOTICES.print(f"[red]error:[/] {escape(told)}", soft_wrap=True)
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:
         say("stopped")
@@ -81,34 +56,24 @@ def guarded() -> Iterator[None]:
 
 
 @contextmanager
-def resumable(kept: str) -> Iterator[None]:
-    """Say after Ctrl-C what is kept and how to go on."""
+def progress(kept: str = "") -> Iterator[Notify]:
+    """Yield the function that reports progress; after Ctrl-C say what is kept, if anything."""
+    columns = (rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeRemainingColumn())
+    stage, note = "{task.description:<12}", rich.TextColumn("{task.fields[note]}", markup=False)
     try:
-        yield
+        if NOTICES.is_terminal:
+            with rich.Progress(stage, *columns, note, console=NOTICES) as bars:
+                yield _bars(bars)
+        else:
+            yield _lines()
     except KeyboardInterrupt:
-        say(f"{kept}; run the same command to go on")
+        if kept:
+            say(f"{kept}; run the same command to go on")
         raise
 
 
-@contextmanager
-def progress() -> Iterator[Notify]:
-    """Yield the function that reports progress; the bars end with the block."""
-    if not NOTICES.is_terminal:
-        yield _lines()
-        return
-    columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-    )
-    with Progress(*columns, console=NOTICES) as bars:
-        yield _bars(bars)
-
-
-def _bars(bars: Progress) -> Notify:
-    tasks: dict[str, TaskID] = {}
+def _bars(bars: rich.Progress) -> Notify:
+    tasks: dict[str, rich.TaskID] = {}
 
     def notify(stage: str, done: int, total: int, note: str = "") -> None:
         if stage not in tasks:

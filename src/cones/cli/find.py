@@ -5,13 +5,13 @@ import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 from typer import Argument, Option
 
-from cones.cli import console, options, outputs
-from cones.cli.show import block, describe
+from cones.cli import console, options
+from cones.cli.files import block, describe
 
 if TYPE_CHECKING:
     from cones import Concept, Settings
@@ -20,11 +20,10 @@ _Search = partial(Option, rich_help_panel="Search")
 Photos = Annotated[
     list[Path], Argument(help="Folder of photos of one subject, or photos.", show_default=False)
 ]
+Scope: TypeAlias = Literal["both", "cross", "self"]
 Noun = Annotated[str, Option(help="What the subject is: cat.", show_default=False)]
 Identifier = Annotated[str, Option(help="New word that will mean your subject.")]
-Others = Annotated[
-    Path | None, Option(help="Photos of other things of the noun; drawn if left out.")
-]
+Others = Annotated[Path | None, Option(help="Photos of other such things; drawn if left out.")]
 
 
 @dataclass(frozen=True)
@@ -34,22 +33,15 @@ class Searching:
     density: Annotated[float | None, _Search(help="Share of weights to shut [0.0132].")] = None
     drift: Annotated[float | None, _Search(help="How far the model may move from itself.")] = None
     steps: Annotated[int | None, _Search(help="Steps [300].")] = None
-    scope: Annotated[
-        Literal["both", "cross", "self"] | None, _Search(help="Kind of attention [both].")
-    ] = None
+    scope: Annotated[Scope | None, _Search(help="Kind of attention [both].")] = None
     seed: Annotated[int | None, _Search(help="Same seed, same concept [0].")] = None
     more: Annotated[
-        list[str] | None,
-        _Search("--set", metavar="NAME=VALUE", help="Any field of cones.Settings; repeat."),
+        list[str] | None, _Search("--set", metavar="NAME=VALUE", help="Any of cones.Settings.")
     ] = None
     paper: Annotated[bool, _Search("--paper", help="Start from the paper's settings.")] = False
 
     def settings(self) -> "Settings":
-        """Build the settings.
-
-        Raises:
-            SearchError: There is no such setting, or it does not take the value.
-        """
+        """Build the settings; a name or value that does not fit is refused."""
         import cones
 
         chosen = {n: getattr(self, n) for n in ("density", "drift", "steps", "scope", "seed")}
@@ -71,7 +63,7 @@ def find(
     others: Others = None,
     searching: Searching,
     loading: options.Loading,
-    saving: outputs.Saving,
+    saving: options.Saving,
 ) -> None:
     """Find the concept neurons of the subject in your photos.
 
@@ -92,10 +84,10 @@ def find(
     pipeline = loading.pipeline()
     work = output.with_name(f"{output.name}.part")
     console.say(f"the search is kept in {work} until it is done")
-    with console.resumable(f"the search so far is in {work}"), console.progress() as progress:
+    with console.progress(f"the search so far is in {work}") as progress:
         searched = {"settings": settings, "work": work, "progress": progress}
         concept = cones.find(pipeline, source, **subject, **searched)
-    saving.require_free([output])
+    saving.require_free(output)
     concept.save(output)
     shutil.rmtree(work, ignore_errors=True)
     saving.tell(block(output, concept), describe(output, concept))

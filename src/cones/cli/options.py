@@ -6,6 +6,8 @@ Options that belong together are a dataclass: a command names it as one paramete
 
 import functools
 import inspect
+import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import partial
@@ -31,13 +33,12 @@ File: TypeAlias = Annotated[Path, _Output(help="File to write.")]
 Folder: TypeAlias = Annotated[Path, _Output(help="Folder to write to.")]
 Number: TypeAlias = Annotated[int, Option("--num", "-n", min=1, help="Number of pictures.")]
 Seed: TypeAlias = Annotated[int, Option(min=0, help="Same seed, same result.")]
-Density: TypeAlias = Annotated[
-    float | None, Option(help="Use the level of this density; 'cones show' lists them.")
-]
+Density: TypeAlias = Annotated[float | None, Option(help="A density that 'cones show' lists.")]
 Rename: TypeAlias = Annotated[
-    list[str] | None,
-    Option("--as", help="Call a concept by this word instead; once for each file, in order."),
+    list[str] | None, Option("--as", help="Other word for the subject; once for each file.")
 ]
+Dtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
+Offload: TypeAlias = Literal["model", "sequential"]
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,14 @@ class Loading:
     """Which model, and how it is loaded."""
 
     model: Annotated[
-        str | None,
-        _Model(help="Hub name, diffusers folder or .safetensors file; built-in if left out."),
+        str | None, _Model(help="Hub name, folder or .safetensors file; built-in if left out.")
     ] = None
     variant: Annotated[str | None, _Model(help="Kind of weight files: fp16.")] = None
     revision: Annotated[str | None, _Model(help="Branch, tag or commit on the hub.")] = None
     resolution: Annotated[int | None, _Model(help="Pixels a side; the model's own.")] = None
     device: Annotated[str | None, _Model(help="cuda, mps or cpu; the best there is.")] = None
-    dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"] | None, _Model(help="Precision.")
-    ] = None
-    offload: Annotated[
-        Literal["model", "sequential"] | None, _Model(help="Keep idle parts in main memory.")
-    ] = None
+    dtype: Annotated[Dtype | None, _Model(help="Precision; what suits the device.")] = None
+    offload: Annotated[Offload | None, _Model(help="Keep idle parts in main memory.")] = None
 
     def pipeline(self, concepts: "Sequence[Concept]" = ()) -> "DiffusionPipeline":
         """Load the model; warn if it is a fine-tune of the one that concepts were found on."""
@@ -66,16 +62,14 @@ class Loading:
         from cones.models import model_for
 
         _quiet()
-        pipeline = cones.load_pipeline(**asdict(self))
-        model = model_for(pipeline)
+        model = model_for(cones.load_pipeline(**asdict(self)))
         base = Fingerprint.of(model.weights(), model.name) if concepts else None
-        for concept in concepts:
-            if base and concept.base.compare(base) == "fine-tune":
-                console.warn(
-                    f"this model is a fine-tune of {concept.base.model!r}, where "
-                    f"{concept.identifier} was found; the subject may look otherwise"
-                )
-        return pipeline
+        if any(base and each.base.compare(base) == "fine-tune" for each in concepts):
+            console.warn(
+                f"{model.name} is a fine-tune of {concepts[0].base.model}, where the concept was "
+                "found; the subject may look otherwise"
+            )
+        return model.pipeline
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -89,8 +83,7 @@ class Chosen:
     """Which concepts, under which words and at which density."""
 
     concept: Annotated[
-        list[Path],
-        Option("--concept", "-c", help="Concept file; once for each.", show_default=False),
+        list[Path], Option("--concept", "-c", help="Concept file; repeat.", show_default=False)
     ]
     rename: Rename = None
     density: Density = None
@@ -101,8 +94,7 @@ class Chosen:
         for word in (word for concept in found for word in concept.words):
             if not any(word.identifier in prompt for prompt in prompts):
                 console.warn(
-                    f"the prompt does not say {word.identifier!r}, so its subject will hardly "
-                    f"appear; write for example 'a {word.identifier} {word.noun} on a beach'"
+                    f"the prompt does not say {word.identifier!r}: expect no such subject"
                 )
         return found
 
@@ -111,22 +103,48 @@ class Chosen:
 class Sampling:
     """How pictures are drawn, in diffusers' words."""
 
-    num_inference_steps: Annotated[
-        int | None, Option(min=1, help="Sampling steps; 25, or what the model is made for.")
-    ] = None
-    guidance_scale: Annotated[
-        float | None, Option(help="Classifier-free guidance; the model's own if left out.")
-    ] = None
+    num_inference_steps: Annotated[int | None, Option(min=1, help="The model's own: 25.")] = None
+    guidance_scale: Annotated[float | None, Option(help="The model's own if left out.")] = None
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How results are written and printed."""
+
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace what is there.")] = False
+    as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False
+
+    def require_free(self, *paths: Path) -> None:
+        """Refuse outputs that exist."""
+        taken = [path for path in paths if path.exists()]
+        if taken and not self.overwrite:
+            raise ConesError(
+                f"{taken[0]} exists; expected a new name; choose another or add --overwrite"
+            )
+
+    def require_file(self, path: Path) -> None:
+        """Check that a file can be written, and make its folder."""
+        if path.is_dir():
+            raise ConesError(f"{path} is a folder; expected a file; add a name to the path")
+        self.require_free(path)
+        require_folder(path.parent)
+
+    def tell(self, text: object, data: object) -> None:
+        """Print a result for people, or as JSON for programs."""
+        typer.echo(json.dumps(data, indent=1) if self.as_json else str(text))
+
+
+def require_folder(folder: Path) -> None:
+    """Make a folder and check that files can be written to it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as trial:
+        trial.write(b"cones")
 
 
 def load_concepts(
     paths: list[Path], rename: list[str] | None = None, density: float | None = None
 ) -> "list[Concept]":
-    """Read concept files, and rename or thin them out if asked.
-
-    Raises:
-        ConesError: A file is missing or damaged, or there is not one new word for each file.
-    """
+    """Read concept files, and rename or thin them out if asked."""
     import cones
 
     if rename and len(rename) != len(paths):
