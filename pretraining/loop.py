@@ -32,7 +32,15 @@ from torch import Tensor, nn
 # A batch is shared by Python threads of one OpenMP thread each: threads of OpenMP wait for each
 # other at every operation, and a busy neighbour makes them several times slower.
 WORKERS = 1 if torch.cuda.is_available() else os.cpu_count() or 1
-POOL = ThreadPoolExecutor(WORKERS, initializer=partial(torch.set_num_threads, 1))
+
+
+def _prepare() -> None:
+    """Set up a thread: both are settings of the thread, not of the process."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
+POOL = ThreadPoolExecutor(WORKERS, initializer=_prepare)
 SAVE_SECONDS, PRINT_SECONDS = 60, 30
 KEPT = ("momentum", "step", "exp_avg", "exp_avg_sq")  # what the optimisers remember of a weight
 NARROWEST = 9  # smaller matrices are left to AdamW: little to make orthogonal

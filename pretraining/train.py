@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from pretraining import autoencoder, denoiser, save, text
+from pretraining import autoencoder, denoiser, examiner, save, text
 from pretraining.loop import POOL, WORKERS, Recipe, Run, averaged, train
 from pretraining.world.production import compose_pictures, render_looks
 from pretraining.world.stores import PictureStore
@@ -197,11 +197,45 @@ def train_denoiser(work: Work) -> None:
     train(run, loss_of, label="denoiser")
 
 
+def train_examiner(work: Work) -> None:
+    """Train the examiner on pictures, half of them through the autoencoder; measure and write."""
+    vae = save.finished_autoencoder(work.folder).to(work.device)
+    path, count = (
+        work.folder / "through.npy",
+        min(len(work.pictures), work.count(examiner.THROUGH)),
+    )
+    if not path.exists():
+        parts = [work.pixels(index) for index in torch.arange(count).split(500)]
+        shown = [(127.5 * examiner.through(vae, part) + 127.5).byte() for part in parts]
+        np.save(path, torch.cat(shown).cpu().numpy())
+    shown = np.load(path)
+    torch.manual_seed(SEED)
+    recipe = work.recipe("examiner", examiner.RECIPE)
+    run = Run(examiner.build().to(work.device), recipe, work.folder / "examiner")
+
+    def loss_of(draw: torch.Generator) -> Tensor:
+        half = max(1, work.share(recipe) // 2)
+        index = torch.randint(len(work.pictures), (half,), generator=draw)
+        again = torch.randint(count, (half,), generator=draw)
+        back = torch.from_numpy(shown[again.numpy()]).to(work.device).float() / 127.5 - 1
+        rows = [work.pictures.rows[i] for i in [*index.tolist(), *again.tolist()]]
+        pixels = torch.cat([work.pixels(index), back])
+        return examiner.loss(run.module, pixels, rows, draw)  # pyright: ignore
+
+    train(run, loss_of, label="examiner")
+    module = averaged(examiner.build(), work.folder / "examiner")
+    pixels, rows = examiner.unseen(work.folder / "looks", work.count(600), seed=SEED)
+    shares = examiner.measured(module, vae.cpu(), pixels, rows)
+    console.print(shares)
+    examiner.write(module, work.folder / "examiner.safetensors", shares)
+
+
 STAGES: dict[str, Callable[[Work], None]] = {
     "world": make_world,
     "autoencoder": train_autoencoder,
     "latents": cache_latents,
     "text": train_text,
+    "examiner": train_examiner,
     "denoiser": train_denoiser,
 }
 ALONE = ("world", "latents")  # stages of the first process
@@ -216,6 +250,7 @@ def main(
 ) -> None:
     """Make the built-in model, from nothing to weights; the same command continues."""
     torch.set_flush_denormal(True)
+    torch.set_num_threads(1)  # POOL has a thread a core; OpenMP must not add more
     state = PartialState()
     given = {name: int(number) for name, number in (item.split("=") for item in steps or [])}
     shared = Work(work, scale, given, state.device)

@@ -62,10 +62,9 @@ class Seen:
         return len(self.things)
 
 
-def _block(inner: int, outer: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inner, outer, 3, padding=1, stride=stride), nn.GroupNorm(8, outer), nn.ReLU()
-    )
+def _block(inner: int, outer: int, stride: int, size: int = 3) -> nn.Sequential:
+    convolution = nn.Conv2d(inner, outer, size, padding=size // 2, stride=stride)
+    return nn.Sequential(convolution, nn.GroupNorm(8, outer), nn.ReLU())
 
 
 class Finder(nn.Module):
@@ -74,9 +73,7 @@ class Finder(nn.Module):
     def __init__(self) -> None:
         """Start with random weights."""
         super().__init__()
-        self.fine = nn.Sequential(
-            _block(3, 24, 1), _block(24, 48, 2), _block(48, 48, 1), _block(48, 72, 2)
-        )
+        self.fine = nn.Sequential(_block(3, 32, 2, 5), _block(32, 48, 1), _block(48, 72, 2))
         self.rough = nn.Sequential(_block(72, 96, 2), _block(96, 96, 2), _block(96, 96, 1))
         self.joint = nn.Sequential(_block(168, 72, 1), _block(72, 72, 1))
         self.cells = nn.Conv2d(72, 5, 1)
@@ -98,11 +95,11 @@ class Reader(nn.Module):
     def __init__(self) -> None:
         """Start with random weights."""
         super().__init__()
-        widths = (3, 32, 56, 80, 96)
-        layers = []
-        for inner, outer in zip(widths, widths[1:], strict=False):
-            layers += [_block(inner, outer, 1), _block(outer, outer, 2)]
-        self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(96 * 16, 160), nn.ReLU())
+        self.features = nn.Sequential(
+            *(_block(3, 40, 2, 5), _block(40, 48, 1), _block(48, 72, 2), _block(72, 72, 1)),
+            *(_block(72, 96, 2), _block(96, 96, 1), _block(96, 96, 2), nn.Flatten()),
+            *(nn.Linear(96 * 16, 160), nn.ReLU()),
+        )
         self.heads = nn.ModuleDict({key: nn.Linear(160, len(v)) for key, v in TRAITS.items()})
 
     def forward(self, pixels: Float[Tensor, "n 3 64 64"]) -> dict[str, Tensor]:
