@@ -15,6 +15,7 @@ from pretraining.loop import Recipe
 RECIPE = Recipe(steps=6_000, batch=4, rate=1e-3, warmup=100, cooldown=0.4, average=0.998)
 CHANNELS = 32
 WIDTHS = (16, 32, 64, 96, 96)
+DECODER = Recipe(steps=700, batch=4, rate=4e-4, matrix_rate=3e-3, average=0.99)
 KL_WEIGHT = 1e-6  # 2e-5 empties half of the channels
 START_LOG_VARIANCE = -6.0  # posteriors of unit deviation would drown a latent before it is learnt
 
@@ -66,13 +67,19 @@ def decoder_of(vae: AutoencoderKL) -> nn.ModuleDict:
     return nn.ModuleDict({"post": vae.post_quant_conv, "decoder": vae.decoder})
 
 
-def decoder_loss(
-    vae: AutoencoderKL, pixels: Float[Tensor, "n 3 h w"], latents: Tensor, noise: Tensor
-) -> Tensor:
-    """Reconstruct from latents that are as inexact as those that a U-Net draws."""
+def decoder_loss(vae: AutoencoderKL, pixels: Float[Tensor, "n 3 h w"], latents: Tensor) -> Tensor:
+    """Reconstruct from given latents, exact ones or a U-Net's."""
     with torch.autocast(pixels.device.type, torch.bfloat16, cache_enabled=False):
-        found = vae.decode(latents + noise).sample
+        found = vae.decode(latents).sample  # pyright: ignore
     return difference(found.float(), pixels)
+
+
+@torch.no_grad()
+def error(vae: AutoencoderKL, pixels: Float[Tensor, "n 3 h w"], latents: Tensor) -> float:
+    """Return the mean absolute error of decoded latents, of 255."""
+    parts = zip(pixels.split(50), latents.split(50), strict=True)
+    found = [(vae.decode(z).sample.clamp(-1, 1) - x).abs().mean().item() for x, z in parts]  # pyright: ignore
+    return round(127.5 * sum(found) / len(found), 3)
 
 
 @torch.no_grad()

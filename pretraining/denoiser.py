@@ -13,6 +13,7 @@ from pretraining.text import WIDTH
 RECIPE = Recipe(steps=2_500, batch=128, rate=8e-4, warmup=100, cooldown=0.25, average=0.999)
 EMPTY = 0.1  # share of captions replaced by the empty one, for guidance
 WIDTHS = (128, 192)
+MOST_NOISED = 300  # the time, of 1,000, up to which guesses serve the decoder stage
 
 
 def scheduler() -> DDPMScheduler:
@@ -71,3 +72,21 @@ def loss(
         inputs = noised.contiguous(memory_format=torch.channels_last)
         found = unet(inputs, times, states, return_dict=False)[0]
     return (found.float() - target).square().mean()
+
+
+@torch.no_grad()
+def guessed(
+    unet: UNet2DConditionModel,
+    schedule: DDPMScheduler,
+    latents: Float[Tensor, "n c h w"],
+    states: Float[Tensor, "n tokens width"],
+    draw: torch.Generator,
+) -> Float[Tensor, "n c h w"]:
+    """Return clean latents as the U-Net guesses them in one step from somewhat noised ones."""
+    noise = torch.randn(latents.shape, generator=draw).to(latents.device)
+    times = torch.randint(MOST_NOISED, (len(latents),), generator=draw).to(latents.device)
+    noised = schedule.add_noise(latents, noise, times)  # pyright: ignore
+    with torch.autocast(latents.device.type, torch.bfloat16, cache_enabled=False):
+        found = unet(noised, times, states, return_dict=False)[0].float()
+    kept = schedule.alphas_cumprod.to(latents.device)[times][:, None, None, None]
+    return kept.sqrt() * noised - (1 - kept).sqrt() * found  # x0 of v

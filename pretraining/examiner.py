@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.metrics import examiner as networks
-from pretraining.loop import POOL, Recipe
+from pretraining.loop import Recipe
+from pretraining.muon import POOL
 from pretraining.world.scenes import compose
 from pretraining.world.stores import LookStore
 

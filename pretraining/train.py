@@ -1,6 +1,6 @@
 """Make the built-in model: ``python -m pretraining.train --work DIR``.
 
-Stages, in order: world, autoencoder, latents, text, denoiser, decoder, examiner, save. Each goes
+Stages, in order: world, autoencoder, latents, text, examiner, denoiser, decoder, save. Each goes
 on from what the work folder holds, so the same command continues after Ctrl-C; ``--stage`` runs
 one. ``--scale .001`` tries the whole chain in a minute. On several GPUs start it with
 ``accelerate launch -m pretraining.train``.
@@ -21,13 +21,19 @@ from rich.console import Console
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from experiments.metrics.examiner import load_examiner
 from pretraining import autoencoder, denoiser, examiner, save, text
-from pretraining.loop import POOL, WORKERS, Recipe, Run, averaged, train
+from pretraining.card import card_of
+from pretraining.loop import Recipe, Run, averaged, train
+from pretraining.muon import POOL, WORKERS
+from pretraining.world.captions import PLACES, prompt
 from pretraining.world.production import compose_pictures, render_looks
+from pretraining.world.scenes import NOUNS
 from pretraining.world.stores import PictureStore
 
 LOOKS, PICTURES = 24_000, 60_000
 SEED = 0
+OUTPUT = Path("src/cones/models/builtin/weights")
 console = Console(stderr=True)
 
 
@@ -39,12 +45,14 @@ class Work:
         folder: Holds all that the stages make.
         scale: Factor on pictures and updates.
         steps: Updates of a stage, where they are not the recipe's.
+        output: Where the model is saved.
         device: Where the networks are trained.
     """
 
     folder: Path
     scale: float
     steps: dict[str, int]
+    output: Path
     device: torch.device
 
     def count(self, full: int) -> int:
@@ -74,7 +82,7 @@ class Work:
 
 def make_world(work: Work) -> None:
     """Render looks, compose pictures."""
-    looks, processes = work.folder / "looks", torch.get_num_threads()
+    looks, processes = work.folder / "looks", WORKERS
     render_looks(looks, work.count(LOOKS), seed=SEED, processes=processes)
     count = work.count(PICTURES)
     compose_pictures(work.folder / "pictures", looks, count, seed=SEED, processes=processes)
@@ -194,7 +202,57 @@ def train_denoiser(work: Work) -> None:
         clean = latents[index].to(work.device).float()
         return denoiser.loss(run.module, schedule, clean, said, draw)
 
-    train(run, loss_of, label="denoiser")
+    def report(step: int) -> None:
+        nouns = [*NOUNS, *NOUNS]
+        prompts = [prompt(noun, place) for noun, place in zip(nouns, 4 * [*PLACES], strict=False)]
+        run.save()
+        pictures = save.draw(save.assemble(work.folder), prompts, range(len(prompts)))
+        save.sheet(pictures, 8).save(work.folder / f"drawn-{step:06d}.png")
+        if (work.folder / "examiner.safetensors").exists():
+            judge = load_examiner(work.folder / "examiner.safetensors")
+            named = [seen.things[0].noun for seen in judge.see(pictures)]
+            right = sum(a == b for a, b in zip(named, nouns, strict=True))
+            console.print(f"step {step}: {right} of {len(nouns)} nouns right")
+
+    every = max(1, recipe.steps // 5)
+    train(run, loss_of, label="denoiser", every=every, report=report)
+
+
+def train_decoder(work: Work) -> None:
+    """Train the decoder alone, half on the U-Net's guesses; keep it if exact latents stay good."""
+    cache_states(work)
+    clean = torch.from_numpy(np.load(work.folder / "latents.npy"))
+    states = torch.from_numpy(np.load(work.folder / "states.npy", mmap_mode="c"))
+    unet = save.averaged_unet(work.folder).to(work.device)
+    (work.folder / "decoder.json").unlink(missing_ok=True)
+    vae, schedule = save.finished_autoencoder(work.folder).to(work.device), denoiser.scheduler()
+    test = torch.arange(min(200, len(clean)))
+    exact = clean[test].to(work.device).float()
+    before = autoencoder.error(vae, work.pixels(test), exact)
+    recipe = work.recipe("decoder", autoencoder.DECODER)
+    parts = autoencoder.decoder_of(vae).requires_grad_(True)
+    run = Run(parts, recipe, work.folder / "decoder")
+
+    def loss_of(draw: torch.Generator) -> Tensor:
+        index = torch.randint(len(clean), (work.share(recipe),), generator=draw)
+        latents, said = (part[index].to(work.device).float() for part in (clean, states))
+        half = len(index) // 2
+        rough = denoiser.guessed(unet, schedule, latents[half:], said[half:], draw)  # pyright: ignore
+        latents = torch.cat([latents[:half], rough])
+        return autoencoder.decoder_loss(vae, work.pixels(index), latents)
+
+    train(run, loss_of, label="decoder")
+    averaged(parts, work.folder / "decoder")
+    after = autoencoder.error(vae, work.pixels(test), exact)
+    told = {"before": before, "after": after, "kept": after <= 1.02 * before}
+    (work.folder / "decoder.json").write_text(json.dumps(told))
+    console.print(told)
+
+
+def save_model(work: Work) -> None:
+    """Save the pipeline and the examiner."""
+    size = save.write(save.assemble(work.folder), card_of(work.folder), work.output)
+    console.print(f"{work.output}: {size / 1e6:.1f} MB of weights")
 
 
 def train_examiner(work: Work) -> None:
@@ -237,13 +295,15 @@ STAGES: dict[str, Callable[[Work], None]] = {
     "text": train_text,
     "examiner": train_examiner,
     "denoiser": train_denoiser,
+    "decoder": train_decoder,
+    "save": save_model,
 }
-ALONE = ("world", "latents")  # stages of the first process
+ALONE = ("world", "latents", "save")  # stages of the first process
 
 
 def main(
     work: Annotated[Path, typer.Option(help="Folder of checkpoints and caches.")],
-    output: Annotated[Path | None, typer.Option(help="Where to save the model.")] = None,
+    output: Annotated[Path, typer.Option(help="Where to save the model.")] = OUTPUT,
     scale: Annotated[float, typer.Option(help="Factor on pictures and updates.")] = 1.0,
     stage: Annotated[list[str] | None, typer.Option(help="Only these stages.")] = None,
     steps: Annotated[list[str] | None, typer.Option(help="As in denoiser=9000.")] = None,
@@ -253,7 +313,7 @@ def main(
     torch.set_num_threads(1)  # POOL has a thread a core; OpenMP must not add more
     state = PartialState()
     given = {name: int(number) for name, number in (item.split("=") for item in steps or [])}
-    shared = Work(work, scale, given, state.device)
+    shared = Work(work, scale, given, output, state.device)
     for name in stage or STAGES:
         console.print(f"stage {name}")
         if name not in ALONE or state.is_main_process:

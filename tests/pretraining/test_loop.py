@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pretraining.loop import Recipe, Run, averaged, orthogonalised, train
+from pretraining.loop import Recipe, Run, averaged, train
+from pretraining.muon import orthogonalised
 
 RECIPE = Recipe(steps=6, batch=4, warmup=2, cooldown=0.5, average=0.5)
 
@@ -71,5 +72,7 @@ def test_a_loss_that_is_not_finite_is_refused_before_the_weights_change(tmp_path
     run = Run(net(), RECIPE, tmp_path)
     before = run.weights["0.weight"].clone()
     with pytest.raises(FloatingPointError, match="step 0"):
-        run.update(lambda _: run.module(torch.ones(1, 3, 4, 4)).sum() * torch.inf, [torch.Generator()])
+        run.update(
+            lambda _: run.module(torch.ones(1, 3, 4, 4)).sum() * torch.inf, [torch.Generator()]
+        )
     assert torch.equal(before, run.weights["0.weight"])
