@@ -42,6 +42,10 @@ class Mask:
     Raises:
         MaskError: The two mappings disagree, positions are unsorted or out of range, or masks
             of different models meet.
+
+    Example:
+        >>> Mask({"to_k.weight": (2, 3)}, {"to_k.weight": torch.tensor([0, 4])}).density
+        0.3333333333333333
     """
 
     shapes: Mapping[str, tuple[int, ...]]

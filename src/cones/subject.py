@@ -44,6 +44,10 @@ class Subject:
 
     Raises:
         SubjectError: Photos or masks are not in [0, 1] or do not fit, or a word is unusable.
+
+    Example:
+        >>> Subject(torch.zeros(1, 3, 8, 8), "cat").prompt
+        'a V* cat'
     """
 
     pixels: Float[Tensor, "n 3 h w"]
