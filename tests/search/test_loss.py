@@ -215,9 +215,9 @@ def test_encoding_mirrors_photos_and_masks_together() -> None:
 
 def test_a_picture_without_a_prompt_is_refused() -> None:
     with pytest.raises(
-        SubjectError, match="found 2 pictures with conditions of .*1.*expected one"
+        SubjectError, match="found 1 prompts for 2 pictures; expected one for each"
     ):
-        Examples(torch.zeros(2, 1, 2, 2), {"states": torch.zeros(1, 1)})
+        examples(ToyModel(), torch.zeros(2, 3, 8, 8), ["a cat"])
 
 
 def test_a_loss_that_ignores_a_weight_is_refused() -> None:

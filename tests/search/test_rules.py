@@ -9,13 +9,13 @@ from torch import Tensor
 from cones.errors import SearchError
 from cones.mask import Mask
 from cones.search.certify import shut_in
-from cones.search.loss import ImplantingLoss, draw, errors
+from cones.search.loss import ImplantingLoss, JointLoss, Loss, draw, errors
 from cones.search.resume import Keeper
 from cones.search.rules import candidates
 from cones.search.score import score_accelerated, score_sampled
 from cones.search.select import top
 from cones.search.settings import DENSITIES, Settings
-from toy_model import ToyModel, pairs
+from toy_model import Quadratic, ToyModel, pairs
 
 QUICK = Settings(density=0.25, steps=6, score_steps=3, batch=4)
 
@@ -25,7 +25,7 @@ class Watched(ImplantingLoss):
 
     asked: list[tuple[str, int, int]] = []
 
-    def at(self, step: int, *, purpose: str, seed: int):
+    def at(self, step: int, *, purpose: str, seed: int) -> Loss:
         self.asked.append((purpose, seed, step))
         return super().at(step, purpose=purpose, seed=seed)
 
@@ -59,9 +59,10 @@ def test_the_rules_of_the_paper_are_their_algorithms() -> None:
             rate=0.01,
             prior_weight=0.7,
         )
-        assert found.mask == top(expected, weights, density=0.25)
-        assert found.prior_weight == 0.7
-        assert all(torch.equal(found.score[n], expected[n]) for n in weights)
+        mask, scores, lam = found
+        assert mask == top(expected, weights, density=0.25)
+        assert lam == 0.7
+        assert all(torch.equal(scores[n], expected[n]) for n in weights)
 
 
 def test_an_open_density_gives_a_mask_of_each() -> None:
@@ -70,8 +71,26 @@ def test_an_open_density_gives_a_mask_of_each() -> None:
     keeper = Keeper(None, lambda stage, done, total, note="": told.append(stage))
     with pytest.raises(SearchError, match=r"found no weight to shut at density 0\.0066"):
         candidates(loss, weights, replace(QUICK, density=None), keeper=keeper)  # of 32 weights
-    found = [replace(QUICK, rule="adam", density=d) for d in DENSITIES]
-    assert found[1].density == 0.0132
+    wide = {n: torch.randn(40, 4, generator=torch.Generator().manual_seed(1)) for n in weights}
+    Wide.asked = []
+    Wide.quadratic = Quadratic({n: torch.zeros_like(w) for n, w in wide.items()}, noise=1.0)
+    planted = Wide(())
+    found = candidates(planted, wide, replace(QUICK, density=None), keeper=keeper)
+    assert [len(mask) for mask, _, _ in found] == [round(d * 320) for d in DENSITIES]
+    refined = [f"refine {d:.2%}" for d in DENSITIES]
+    assert set(planted.asked) == {"search-score", *(f"search-{stage}" for stage in refined)}
+    assert told[-18:] == [stage for stage in refined for _ in range(6)]
+
+
+class Wide(JointLoss):
+    """A quadratic loss of more weights than the toy model has."""
+
+    asked: list[str] = []
+    quadratic: Quadratic
+
+    def at(self, step: int, *, purpose: str, seed: int) -> Loss:
+        self.asked.append(purpose)
+        return self.quadratic(step)
 
 
 def held_out(model: ToyModel, loss: ImplantingLoss, weights: dict[str, Tensor]) -> float:
@@ -85,9 +104,9 @@ def test_a_mask_lowers_the_loss_on_draws_that_the_search_has_not_seen(rule: str)
     loss, weights = watched(model), model.weights()
     asked = replace(QUICK, rule=rule, steps=60, score_steps=20, prior="none", batch=16)
     bare = replace(loss, prior=None, batch=16)
-    (found,) = candidates(bare, weights, asked)
-    shut = held_out(model, bare, shut_in(weights, found.mask))
-    random = found.mask.random_like(torch.Generator().manual_seed(0))
+    ((mask, _, _),) = candidates(bare, weights, asked)
+    shut = held_out(model, bare, shut_in(weights, mask))
+    random = mask.random_like(torch.Generator().manual_seed(0))
     assert shut < held_out(model, bare, weights)
     assert shut < held_out(model, bare, shut_in(weights, random))
 
@@ -98,9 +117,9 @@ def test_limits_reach_every_rule() -> None:
     inside = Mask.where({n: w > 0 for n, w in weights.items()})
     for rule in ("refine", "adam", "sum"):
         asked = replace(QUICK, rule=rule, guard=1.0)
-        (found,) = candidates(loss, weights, asked, within=inside)
-        assert found.mask <= inside
-        for name, index in found.mask.indices.items():
+        ((mask, _, _),) = candidates(loss, weights, asked, within=inside)
+        assert mask <= inside
+        for name, index in mask.indices.items():
             kept = weights[name].flatten()[index].abs()
             assert bool((kept < weights[name].std(correction=0)).all())
 

@@ -40,20 +40,12 @@ def t_interval(values: Sequence[float] | Float[Tensor, " n"]) -> dict[str, float
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a certificate looks at.
+    """What a certificate looks at."""
 
-    Attributes:
-        seen: Photos of the search.
-        kept: The photo that was kept out; None if there are too few.
-        others: Other individuals of the noun, called by the subject's prompt.
-        noun: The same, called by the plain noun.
-        unrelated: Other things.
-    """
-
-    seen: Examples
-    kept: Examples | None
-    others: Examples
-    noun: Examples
+    seen: Examples  # photos of the search
+    kept: Examples | None  # the photo that was kept out, if there are enough
+    others: Examples  # other individuals of the noun, called by the subject's prompt
+    noun: Examples  # the same, called by the plain noun
     unrelated: Examples
 
     @property
@@ -64,19 +56,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Ruler:
-    """Measures a network with other weights on paired draws.
-
-    Attributes:
-        model: Knows the network.
-        draws: Samples behind every figure.
-        seed: Of all draws.
-        micro_batch: Samples in the network at once; None is 32.
-    """
+    """Measures a network with other weights on paired draws, all of one seed."""
 
     model: Model
-    draws: int
+    draws: int  # samples behind every figure
     seed: int
-    micro_batch: int | None = None
+    micro_batch: int | None = None  # samples in the network at once; None: 32
 
     def gain(self, pairs: Examples, shut: Weights, *, purpose: str) -> Float[Tensor, " n"]:
         """Measure how much the squared error falls, draw by draw."""
@@ -120,18 +105,17 @@ def certify(
     """
     random = mask.random_like(torch.Generator().manual_seed(ruler.seed))
     shut, control = shut_in(weights, mask), shut_in(weights, random)
+    plan = {
+        "subject": (ruler.gain, evidence.photos, shut),
+        "others": (ruler.gain, evidence.others, shut),
+        "random": (ruler.gain, evidence.photos, control),
+        "drift_noun": (ruler.drift, evidence.noun, shut),
+        "drift_unrelated": (ruler.drift, evidence.unrelated, shut),
+    }
     measured = {}
-    for done, (name, measure, pairs, changed) in enumerate(
-        [
-            ("subject", ruler.gain, evidence.photos, shut),
-            ("others", ruler.gain, evidence.others, shut),
-            ("random", ruler.gain, evidence.photos, control),
-            ("drift_noun", ruler.drift, evidence.noun, shut),
-            ("drift_unrelated", ruler.drift, evidence.unrelated, shut),
-        ]
-    ):
+    for name, (measure, pairs, changed) in plan.items():
         measured[name] = measure(pairs, changed, purpose="report")
-        progress("certificate", done + 1, 5, name)
+        progress("certificate", len(measured), len(plan), name)
     measured["lead"] = measured["subject"] - measured["others"]
     found = {name: t_interval(each) for name, each in measured.items()}
     passed = min(found["subject"]["low"], found["lead"]["low"]) > 0

@@ -26,7 +26,7 @@ from cones.models.protocol import Model, Pipeline
 from cones.models.sampling import sample
 from cones.models.words import choose_start, spoken, vectors
 from cones.search.certify import FAILED, GAINED, UNAVAILABLE, Evidence, Ruler, certify, choose
-from cones.search.loss import ImplantingLoss, JointLoss, examples
+from cones.search.loss import Examples, ImplantingLoss, JointLoss, examples
 from cones.search.prior import pictures, prior_prompts, unseen_prompts
 from cones.search.resume import Keeper, Progress, owned, silent
 from cones.search.rules import candidates
@@ -100,19 +100,13 @@ def find_jointly(
 ) -> Concept:
     """Find the neurons that serve several subjects, under the sum of their losses (Sec. 3.3).
 
-    Takes what :func:`find` takes, but for these:
+    Takes what :func:`find` takes, with ``others`` for each subject. Within a concept such as
+    ``cat | dog`` only its neurons are searched ("collaboratively capturing") and its words are
+    kept; without one, all weights ("from scratch"). Unless a density is given, it is the paper's
+    for as many subjects (Table 2), and at most nine tenths of ``within``.
 
-    Args:
-        pipeline: A text-to-image pipeline of diffusers.
-        subjects: Two or more, each with an identifier of its own.
-        within: Search the neurons of this concept only, such as ``cat | dog`` ("collaboratively
-            capturing"); its words are kept. None searches all weights ("from scratch").
-        settings: Unless a density is given, it is the paper's for as many subjects (Table 2),
-            and at most nine tenths of ``within``.
-        others: For each subject.
-        work: Folder for the search's state and drawn pictures.
-        progress: Called as ``progress(stage, done, total, note)``.
-        **changes: Fields of :class:`~cones.search.settings.Settings`.
+    Raises:
+        ConesError: As in :func:`find`, or an identifier is not one subject's own.
     """
     identifiers = [subject.identifier for subject in subjects]
     if len(set(identifiers)) < max(2, len(identifiers)):
@@ -194,28 +188,29 @@ class _Search:
         """Encode what is searched on, and what is measured on."""
         (said, pixels, others), given, n = drawn, self.settings, len(subject)
         cut, encode = len(said) - CONTROLS, partial(examples, self.model)
-        loss_rows = slice(n - 1 if n >= KEEP_FROM else n)
-        seen, *kept = [
-            encode(
-                subject.pixels[rows],
-                subject.prompt,
-                masks=None if subject.masks is None else subject.masks[rows],
-                flip=given.flip,
-            )
-            for rows in (loss_rows, slice(n - 1, n))
-        ][: 2 if n >= KEEP_FROM else 1]
+
+        def photos(rows: slice) -> Examples:
+            masks = None if subject.masks is None else subject.masks[rows]
+            return encode(subject.pixels[rows], subject.prompt, masks=masks, flip=given.flip)
+
+        keep = n >= KEEP_FROM
         loss = ImplantingLoss(
             self.model,
-            seen,
+            photos(slice(n - keep)),
             encode(pixels[:cut], said[:cut]) if cut else None,
             against="data" if given.prior == "drawn" else "untouched",
             batch=given.batch,
             micro_batch=given.micro_batch,
             weighting=given.weighting,
         )
-        called, plain = encode(others, subject.prompt), encode(others, with_article(subject.noun))
-        unrelated = encode(pixels[cut:], said[cut:])
-        return loss, Evidence(seen, kept[0] if kept else None, called, plain, unrelated)
+        evidence = Evidence(
+            loss.subject,
+            photos(slice(n - 1, n)) if keep else None,
+            encode(others, subject.prompt),
+            encode(others, with_article(subject.noun)),
+            encode(pixels[cut:], said[cut:]),
+        )
+        return loss, evidence
 
     @contextmanager
     def _keeper(self, parts: list[object], cases: Sequence[Case]) -> Iterator[Keeper]:
@@ -240,21 +235,21 @@ class _Search:
         loss = losses[0] if len(losses) == 1 else JointLoss(losses)
         within = self.within and self.within.mask
         found = candidates(loss, weights, given, within=within, keeper=keeper)
-        best, extra = found[-1], dict[str, object]()
+        (mask, score, lam), extra = found[-1], dict[str, object]()
         if len(found) > 1:
-            masks = [each.mask for each in found]
-            index, rows = choose(ruler, weights, masks, evidence, prior_weight=best.prior_weight)
-            best, extra["line_search"] = found[index], rows
+            masks = [each[0] for each in found]
+            best, extra["line_search"] = choose(ruler, weights, masks, evidence, prior_weight=lam)
+            mask, score, lam = found[best]
         if given.prior != "none":
-            extra["prior_weight"] = best.prior_weight
+            extra["prior_weight"] = lam
         each = {
-            name: certify(ruler, weights, best.mask, shown, progress=self.progress)
+            name: certify(ruler, weights, mask, shown, progress=self.progress)
             for name, shown in zip(names, evidence, strict=True)
         }
-        verdicts = [found["verdict"] for found in each.values()]
+        verdicts = [certificate["verdict"] for certificate in each.values()]
         worst = next((v for v in (FAILED, UNAVAILABLE) if v in verdicts), GAINED)
         certificate = each if len(each) > 1 else each[names[0]]
-        return nested(best.score, best.mask, LEVELS), {**certificate, "verdict": worst, **extra}
+        return nested(score, mask, LEVELS), {**certificate, "verdict": worst, **extra}
 
 
 def _digest(parts: Sequence[object]) -> str:

@@ -25,34 +25,16 @@ from cones.models.protocol import Model
 Weights: TypeAlias = Mapping[str, Tensor]
 Against: TypeAlias = Literal["data", "untouched"]
 Loss: TypeAlias = Callable[[Weights], Iterator[tuple[Float[Tensor, ""], Float[Tensor, ""]]]]
-Losses: TypeAlias = Callable[[int], Loss]
+Losses: TypeAlias = Callable[[int], Loss]  # the loss of step k, counted from 0
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Pictures and prompts as the network sees them, computed once.
+    """Pictures and prompts as the network sees them, computed once."""
 
-    Attributes:
-        latents: Clean, scaled latents.
-        condition: What ``Model.condition`` gives for their prompts.
-        masks: Where the error counts; None counts all of the picture.
-
-    Raises:
-        SubjectError: No pictures, or another number of prompts.
-    """
-
-    latents: Float[Tensor, "n c y x"]
-    condition: Mapping[str, Tensor]
-    masks: Float[Tensor, "n 1 y x"] | None = None
-
-    def __post_init__(self) -> None:
-        """Check that pictures and prompts come in pairs."""
-        counts = {name: len(value) for name, value in self.condition.items()}
-        if not len(self) or any(count != len(self) for count in counts.values()):
-            raise SubjectError(
-                f"found {len(self)} pictures with conditions of {counts}; expected one prompt "
-                "for every picture, and a picture at least; pass as many prompts as pictures"
-            )
+    latents: Float[Tensor, "n c y x"]  # clean and scaled
+    condition: Mapping[str, Tensor]  # what Model.condition gives for their prompts
+    masks: Float[Tensor, "n 1 y x"] | None = None  # where the error counts; None: everywhere
 
     def __len__(self) -> int:
         """Count the pairs."""
@@ -67,35 +49,35 @@ def examples(
     masks: Float[Tensor, "n 1 h w"] | None = None,
     flip: bool = False,
 ) -> Examples:
-    """Encode pictures in [0, 1] and their prompts, with ``flip`` also every mirror image."""
+    """Encode pictures in [0, 1] and their prompts, with ``flip`` also every mirror image.
+
+    Raises:
+        SubjectError: There is not one prompt for every picture.
+    """
     prompts = [prompts] * len(pixels) if isinstance(prompts, str) else list(prompts)
+    if len(prompts) != len(pixels):
+        raise SubjectError(
+            f"found {len(prompts)} prompts for {len(pixels)} pictures; expected one for each; "
+            "pass as many prompts as pictures"
+        )
     if flip:
         pixels, prompts = torch.cat([pixels, pixels.flip(-1)]), prompts * 2
         masks = None if masks is None else torch.cat([masks, masks.flip(-1)])
     latents = model.encode(pixels)
     if masks is not None:
-        masks = adaptive_avg_pool2d(
-            masks.to(latents.device), (latents.shape[-2], latents.shape[-1])
-        )
+        size = (latents.shape[-2], latents.shape[-1])
+        masks = adaptive_avg_pool2d(masks.to(latents.device), size)
     return Examples(latents, model.condition(prompts), masks)
 
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """Noised samples and what the network should say of each.
+    """Noised samples and what the network should say of each."""
 
-    Attributes:
-        noised: x_t.
-        timesteps: t.
-        target: What the network should predict.
-        weight: Omega_t times where the error counts, which has a mean of 1.
-        condition: c.
-    """
-
-    noised: Float[Tensor, "n c y x"]
+    noised: Float[Tensor, "n c y x"]  # x_t
     timesteps: Int[Tensor, " n"]
     target: Float[Tensor, "n c y x"]
-    weight: Float[Tensor, "n 1 y x"]
+    weight: Float[Tensor, "n 1 y x"]  # omega_t times where the error counts (mean 1)
     condition: Mapping[str, Tensor]
 
     def parts(self, size: int | None) -> Iterator["Draw"]:
@@ -181,23 +163,16 @@ def errors(model: Model, weights: Weights, drawn: Draw) -> Float[Tensor, " n"]:
 class ImplantingLoss:
     """Implant a subject and preserve what the model knows (Eqs. 2-4).
 
-    Attributes:
-        model: Knows the network.
-        subject: Pairs of Eq. 2.
-        prior: Pairs of Eq. 3, or None to do without.
-        against: ``untouched`` holds the prior to the model's own predictions (agreement),
-            ``data`` to its pictures (Eq. 3).
-        batch: Samples of the subject in a step, and as many of the prior.
-        micro_batch: Samples in the network at once; None is all.
-        weighting: Omega_t: ``uniform`` or ``min-snr``.
+    ``against="untouched"`` holds the prior to the model's own predictions (agreement), ``"data"``
+    to its pictures (Eq. 3).
     """
 
     model: Model
     subject: Examples
     prior: Examples | None = None
     against: Against = "untouched"
-    batch: int = 8
-    micro_batch: int | None = None
+    batch: int = 8  # samples of the subject in a step, and as many of the prior
+    micro_batch: int | None = None  # samples in the network at once; None: all
     weighting: str = "uniform"
 
     def at(self, step: int, *, purpose: str, seed: int) -> Loss:
@@ -222,32 +197,26 @@ class ImplantingLoss:
 
 @dataclass(frozen=True, eq=False)
 class JointLoss:
-    """Add the losses of several subjects (collaborative capture, Sec. 3.3)."""
+    """Add the losses of several subjects, each on draws of its own (Sec. 3.3)."""
 
     losses: tuple[ImplantingLoss, ...]
 
     def at(self, step: int, *, purpose: str, seed: int) -> Loss:
-        """Add what every subject's loss is at ``step``, each on draws of its own."""
+        """Draw the samples of ``step`` and give their loss as a function of the weights."""
         drawn = [
-            loss.at(step, purpose=f"{purpose} {k}", seed=seed)
-            for k, loss in enumerate(self.losses)
+            each.at(step, purpose=f"{purpose} {k}", seed=seed)
+            for k, each in enumerate(self.losses)
         ]
         return lambda weights: chain.from_iterable(loss(weights) for loss in drawn)
 
 
 @dataclass(frozen=True, eq=False)
 class Gradient:
-    """A loss and its gradient at one point.
+    """A loss and its gradient at one point."""
 
-    Attributes:
-        subject: L_sub.
-        prior: L_pr.
-        of: The gradient of L_con for every weight, in at least float32.
-    """
-
-    subject: float
-    prior: float
-    of: dict[str, Tensor]
+    subject: float  # L_sub
+    prior: float  # L_pr
+    of: dict[str, Tensor]  # of L_con, for every weight, in at least float32
 
     def __str__(self) -> str:
         """Say both halves of the loss, for a progress line."""

@@ -59,20 +59,10 @@ def pictures(
     folder: Path | None = None,
     progress: Progress = silent,
 ) -> Float[Tensor, "n 3 size size"]:
-    """Draw a picture of every prompt, or find it in ``folder``.
+    """Draw a picture of every prompt, or find it in ``folder``; RGB in [0, 1].
 
-    The k-th picture of a prompt depends on ``seed`` and k, whatever other prompts there are.
-
-    Args:
-        sample: Draws with the untouched model.
-        prompts: What to draw; a prompt may come several times.
-        seed: Of all pictures.
-        size: Side of the pictures.
-        folder: Where they are kept; its name stands for the model and how it samples.
-        progress: Told after every batch.
-
-    Returns:
-        RGB in [0, 1].
+    The k-th picture of a prompt depends on ``seed`` and k, whatever other prompts there are. The
+    name of ``folder`` has to stand for the model and how it samples.
     """
     count: Counter[str] = Counter()
     seeds = []

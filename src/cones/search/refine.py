@@ -45,20 +45,10 @@ def refine(
 ) -> tuple[Mask, dict[str, Tensor], float]:
     """Exchange neurons at fixed density by straight-through gradients under Adam.
 
-    Args:
-        losses: The loss of step ``k``, counted from 0.
-        weights: The searched weights; read only.
-        ranking: Scores to start from.
-        density: Share of the weights to shut.
-        steps: Number of gradients.
-        rate: How far a score moves in a step, at most about; the border is at 0, and a typical
-            weight starts at -1.
-        prior_weight: Lambda of Eq. 4; where it starts if ``drift`` is given.
-        drift: Steer lambda so that the prior's half of the loss ends here.
-        guard: Shut only weights with ``|theta| < guard * std`` of their parameter.
-        within: Shut only neurons of this mask (Sec. 3.3).
-        keeper: Where to resume from and save to.
-        stage: Its name there.
+    Starts from the best of ``ranking``. A score moves by about ``rate`` a step; the border is at
+    0, and a typical weight starts at -1. With ``drift``, lambda starts at ``prior_weight`` and is
+    steered so that the prior's half of the loss ends there. ``guard`` and ``within`` limit what
+    may be shut, as in :func:`~cones.search.select.top`.
 
     Returns:
         The mask, the scores that rank its neurons, and the last lambda.

@@ -34,14 +34,9 @@ def silent(stage: str, done: int, total: int, note: str = "") -> None:
 
 @dataclass(frozen=True)
 class Keeper:
-    """Keeps a search's state in a folder, and tells its progress.
+    """Keeps a search's state in a folder, and tells its progress after every step."""
 
-    Attributes:
-        folder: For this very search alone; None keeps nothing.
-        progress: Told stage, steps done, steps in all and a note after every step.
-    """
-
-    folder: Path | None = None
+    folder: Path | None = None  # for this very search alone; None keeps nothing
     progress: Progress = silent
 
     def run(
@@ -117,11 +112,7 @@ class Keeper:
 
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone.
-
-    Raises:
-        SearchError: Another process holds it; the message names it.
-    """
+    """Hold a folder for this process alone, or name the one that has it in a SearchError."""
     folder.mkdir(parents=True, exist_ok=True)
     owner, lock = folder / "owner", FileLock(folder / "lock", timeout=0)
     try:

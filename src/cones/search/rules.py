@@ -4,8 +4,6 @@
 Algorithm A2, both without a second look at weights that interact.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
@@ -20,15 +18,6 @@ from cones.search.select import top
 from cones.search.settings import DENSITIES, Settings
 
 
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A mask, the scores that rank its neurons, and the last lambda."""
-
-    mask: Mask
-    score: Mapping[str, Tensor]
-    prior_weight: float
-
-
 def candidates(
     loss: ImplantingLoss | JointLoss,
     weights: Weights,
@@ -36,10 +25,13 @@ def candidates(
     *,
     within: Mask | None = None,
     keeper: Keeper | None = None,
-) -> list[Candidate]:
-    """Run the rule of the settings: one mask, or one of each density if that is open.
+) -> list[tuple[Mask, dict[str, Tensor], float]]:
+    """Run the rule of the settings, for its density or for each of DENSITIES if that is open.
 
     Scoring and every refinement draw samples of their own.
+
+    Returns:
+        Of each density: a mask, the scores that rank its neurons, and the last lambda.
 
     Raises:
         SearchError: No weight asks to be shut, or a loss or gradient is not finite.
@@ -57,8 +49,8 @@ def candidates(
     )
     found = []
     for density in DENSITIES if settings.density is None else (settings.density,):
+        mask, stage = top(score, weights, density=density, **limits), f"refine {density:.2%}"
         if refining:
-            stage = f"refine {density:.2%}"
             mask, score, lam = refine(
                 partial(loss.at, purpose=f"search-{stage}", seed=settings.seed),
                 weights,
@@ -72,10 +64,8 @@ def candidates(
                 stage=stage,
                 **limits,
             )
-        else:
-            mask = top(score, weights, density=density, **limits)
-        found.append(Candidate(mask, score, lam))
-    if not all(each.mask for each in found):
+        found.append((mask, score, lam))
+    if not all(mask for mask, _, _ in found):
         raise SearchError(
             f"found no weight that rule {settings.rule!r} would shut; expected some; take "
             "rule='refine', more steps, or no guard"

@@ -28,15 +28,8 @@ def score_sampled(
     """Sum ``theta * dL/dtheta`` along the self-adaptive samples (Algorithm 1, Eqs. 9-11).
 
     Takes exactly ``steps`` gradients, ``theta^1 .. theta^K``: the sum of the paper has K terms,
-    although its loop ends one update early and Eq. A18 counts differently again.
-
-    Args:
-        losses: The loss of step ``k``, counted from 0.
-        weights: The searched weights; read only.
-        steps: K, the number of gradients.
-        rate: rho; ``rate * theta * dL/dtheta`` has to stay well below 1.
-        prior_weight: Lambda of Eq. 4.
-        keeper: Where to resume from and save to.
+    although its loop ends one update early and Eq. A18 counts differently again. ``rate`` is rho;
+    ``rate * theta * dL/dtheta`` has to stay well below 1.
 
     Returns:
         ``M_p`` of every weight, in units of the loss.
@@ -79,9 +72,8 @@ def score_accelerated(
     With ``"sgd"`` this is the paper to the letter: one gradient equals :func:`score_sampled`, and
     more differ from it by O(``rate``) (Eq. A17). With ``"adam"`` each gate moves by about ``rate``
     a step whatever its scale, so ``M_p`` lies in about [-K, K] and counts how *consistently*
-    shutting helps; the paper's rates can only be understood so.
-
-    Takes, returns and raises what :func:`score_sampled` does; ``rate`` is beta, that of ``xi``.
+    shutting helps; the paper's rates can only be understood so. Returns and raises what
+    :func:`score_sampled` does.
     """
     weights = in_order(weights)
     slots_of = ("shrink", "first", "second") if optimiser == "adam" else ("shrink",)

@@ -20,11 +20,7 @@ Hits: TypeAlias = dict[str, Bool[Tensor, "..."]]
 
 
 def threshold(score: Scores, tau: float) -> Mask:
-    """Keep what exceeds ``tau`` (Eq. A20); ``tau`` is in the units of ``score``.
-
-    Raises:
-        SearchError: ``tau`` is not above 0.
-    """
+    """Keep what exceeds ``tau`` (Eq. A20), which is in the units of ``score`` and above 0."""
     if not tau > 0:
         raise SearchError(f"tau is {tau}; expected more than 0 (Algorithm 1); raise it")
     return Mask.where({name: s > tau for name, s in score.items()})  # Eq. A20
@@ -47,10 +43,7 @@ def top(
         density: Share of the weights to keep. Exact, unless fewer may be shut.
         per: ``"layer"`` takes the share of every parameter, ``"model"`` of all together.
         guard: Keep only weights with ``|theta| < guard * std`` of their parameter.
-        within: Keep only neurons of this mask ("collaboratively capturing", Sec. 3.3).
-
-    Raises:
-        MaskError: ``within`` is of another model.
+        within: Keep only neurons of this mask (Sec. 3.3); a MaskError if of another model.
     """
     allowed = eligible(weights, guard=guard, within=within)
     allowed = {name: hit & (score[name] > 0) for name, hit in allowed.items()}
@@ -66,10 +59,7 @@ def top(
 def nested(score: Scores, mask: Mask, shares: Iterable[float]) -> tuple[Mask, ...]:
     """Cut sparser levels from a mask by score; each holds the one before, ``mask`` is the last.
 
-    Args:
-        score: Ranks the neurons of the mask; its sign does not matter.
-        mask: The densest level.
-        shares: Which shares of its neurons the other levels keep, each in (0, 1).
+    ``shares`` says which shares of its neurons the others keep. The sign of scores is ignored.
     """
     levels, hits = [mask], {n: hit.to(score[n].device) for n, hit in mask.hits().items()}
     for share in sorted(shares, reverse=True):

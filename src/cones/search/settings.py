@@ -5,100 +5,78 @@ claims nothing that had no effect.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
+from typing import Any, get_args
 
 from cones.errors import SearchError
 
 DENSITIES = (0.0066, 0.0132, 0.0243)  # what the line search chooses from
 JOINT_DENSITIES = (0.0132, 0.0243, 0.0454, 0.0701)  # Table 2: one to four subjects
 
-_CHOICES = {
-    "rule": ("refine", "sum", "adam"),
-    "scope": ("both", "cross", "self"),
-    "prior": ("agreement", "drawn", "none"),
-    "weighting": ("uniform", "min-snr"),
-}
-_RANGES = {  # lowest and highest value, of the type that is expected
-    "density": (1e-6, 0.9),
-    "steps": (1, 10**6),
-    "score_steps": (1, 10**6),
-    "rate": (1e-9, 10.0),
-    "score_rate": (1e-9, 10.0),
-    "batch": (1, 4096),
-    "micro_batch": (1, 4096),
-    "prior_weight": (0.0, 1e4),
-    "drift": (1e-6, 1e4),
-    "prior_count": (1, 2000),
-    "prior_steps": (1, 1000),
-    "prior_guidance": (0.0, 100.0),
-    "guard": (1e-3, 100.0),
-    "flip": (False, True),
-    "draws": (2, 10**6),
-    "seed": (0, 2**63 - 1),
-}
-_OPTIONAL = ("density", "micro_batch", "drift", "guard")
+
+def _within(default: int | float | None, low: int | float, high: int | float) -> Any:  # noqa: ANN401 - as field()
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+def _one_of(*words: str) -> Any:  # noqa: ANN401 - as field()
+    return field(default=words[0], metadata={"words": words})
 
 
 @dataclass(frozen=True)
 class Settings:
     """How to search.
 
-    Attributes:
-        rule: ``refine`` scores by Algorithm A2, then exchanges neurons with the mask in place;
-            ``adam`` is that scoring alone; ``sum`` is Algorithm 1 to the letter.
-        density: Share of the searched weights to shut; 1.32 % is the paper's. None tries 0.66,
-            1.32 and 2.43 % and keeps the sparsest that is as good as the best: thrice the time.
-        scope: Attention: ``both``, ``cross`` or ``self``.
-        steps: Gradients of the refinement, or of the scoring for ``sum`` and ``adam``.
-        score_steps: Gradients of the scoring before a refinement.
-        rate: Step of a refined score; typical scores lie 1 below the border.
-        score_rate: Learning rate of the scoring (rho and beta of the paper).
-        batch: Samples of the subject in a gradient, and as many of the prior.
-        micro_batch: Samples in the network at once; None is all of a gradient's.
-        prior: ``agreement`` holds the model to its own predictions, ``drawn`` is Eq. 3 on
-            pictures that it drew of the noun; or ``none``.
-        prior_weight: Lambda of Eq. 4.
-        drift: Mean squared change of the model's predictions, as in the certificate, at which
-            the search shall end: lambda is then steered.
-        prior_count: Prior pictures drawn.
-        prior_steps: Sampling steps of a drawn picture, in prior and certificate.
-        prior_guidance: Guidance scale of a drawn picture.
-        weighting: Omega_t of Eq. 1: ``uniform`` or ``min-snr``.
-        guard: Shut no weight above this many standard deviations of its parameter.
-        flip: Show every photo mirrored as well.
-        draws: Samples behind every figure of the certificate.
-        seed: Of all draws.
+    Rule ``refine`` scores by Algorithm A2, then exchanges neurons with the mask in place; ``adam``
+    is that scoring alone and ``sum`` is Algorithm 1 to the letter. Prior ``agreement`` holds the
+    model to its own predictions, ``drawn`` is Eq. 3 on pictures that it drew of the noun.
 
     Raises:
         SearchError: A value is of the wrong type or out of range.
     """
 
-    rule: str = "refine"
-    density: float | None = 0.0132
-    scope: str = "both"
-    steps: int = 300
-    score_steps: int = 40
-    rate: float = 0.02
-    score_rate: float = 1e-3
-    batch: int = 8
-    micro_batch: int | None = None
-    prior: str = "agreement"
-    prior_weight: float = 0.1
-    drift: float | None = None
-    prior_count: int = 32
-    prior_steps: int = 20
-    prior_guidance: float = 2.0
-    weighting: str = "uniform"
-    guard: float | None = None
-    flip: bool = True
-    draws: int = 256
-    seed: int = 0
+    rule: str = _one_of("refine", "sum", "adam")
+    # Share of the searched weights to shut. None tries DENSITIES and keeps the sparsest that is
+    # as good as the best.
+    density: float | None = _within(0.0132, 1e-6, 0.9)
+    scope: str = _one_of("both", "cross", "self")  # which attention
+    steps: int = _within(300, 1, 10**6)  # gradients of refinement; of scoring for sum, adam
+    score_steps: int = _within(40, 1, 10**6)  # gradients of the scoring before a refinement
+    rate: float = _within(0.02, 1e-9, 10.0)  # of a refined score; a typical one starts at -1
+    score_rate: float = _within(1e-3, 1e-9, 10.0)  # rho and beta of the paper
+    batch: int = _within(8, 1, 4096)  # samples of the subject a gradient; as many of the prior
+    micro_batch: int | None = _within(None, 1, 4096)  # samples in the network at once; None: all
+    prior: str = _one_of("agreement", "drawn", "none")
+    prior_weight: float = _within(0.1, 0.0, 1e4)  # lambda of Eq. 4
+    # Mean squared change of the model's predictions, as in the certificate, at which to end:
+    # lambda is then steered.
+    drift: float | None = _within(None, 1e-6, 1e4)
+    prior_count: int = _within(32, 1, 2000)  # pictures drawn for the prior
+    prior_steps: int = _within(20, 1, 1000)  # sampling steps, also of a certificate's pictures
+    prior_guidance: float = _within(2.0, 0.0, 100.0)  # guidance scale of the same
+    weighting: str = _one_of("uniform", "min-snr")  # omega_t of Eq. 1
+    guard: float | None = _within(None, 1e-3, 100.0)  # shut only |theta| < guard * std
+    flip: bool = _within(True, False, True)  # show every photo mirrored as well
+    draws: int = _within(256, 2, 10**6)  # samples behind every figure of the certificate
+    seed: int = _within(0, 0, 2**63 - 1)  # of all draws
 
     def __post_init__(self) -> None:
         """Refuse what cannot be searched, before anything is loaded."""
-        for field in fields(self):
-            _check(field.name, getattr(self, field.name))
+        for each in fields(self):
+            value, limits = getattr(self, each.name), each.metadata
+            if "words" in limits:
+                good, expected = value in limits["words"], f"one of {', '.join(limits['words'])}"
+            else:
+                kinds, low, high = (
+                    get_args(each.type) or (each.type,),
+                    limits["low"],
+                    limits["high"],
+                )
+                good = type(value) in kinds or (float in kinds and type(value) is int)
+                good = good and (value is None or low <= value <= high)
+                expected = f"{getattr(kinds[0], '__name__', kinds[0])} from {low} to {high}"
+            if not good:
+                raise SearchError(f"{each.name} is {value!r}; expected {expected}; change it")
         if self.drift is not None and (self.rule, self.prior) != ("refine", "agreement"):
             raise SearchError(
                 f"drift is {self.drift} with rule={self.rule!r} and prior={self.prior!r}; "
@@ -118,12 +96,8 @@ class Settings:
         )
 
     def changed(self, changes: Mapping[str, object]) -> "Settings":
-        """Give a copy with other values.
-
-        Raises:
-            SearchError: There is no such setting, or a value is wrong.
-        """
-        known = [field.name for field in fields(self)]
+        """Give a copy with other values; an unknown name is a :class:`SearchError`."""
+        known = [each.name for each in fields(self)]
         for name in changes:
             if name not in known:
                 close = get_close_matches(name, known, 1) or ["one of them"]
@@ -138,18 +112,3 @@ class Settings:
         if self.prior == "none":
             unread += ("prior_weight", "prior_count")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in unread}
-
-
-def _check(name: str, value: object) -> None:
-    """Refuse a value of the wrong type or out of range."""
-    if value is None and name in _OPTIONAL:
-        return
-    if name in _CHOICES:
-        good, expected = value in _CHOICES[name], f"one of {', '.join(_CHOICES[name])}"
-    else:
-        low, high = _RANGES[name]
-        kinds = (int, float) if type(low) is float else (type(low),)
-        good = isinstance(value, int | float) and type(value) in kinds and low <= value <= high
-        expected = f"{kinds[-1].__name__} from {low} to {high}"
-    if not good:
-        raise SearchError(f"{name} is {value!r}; expected {expected}; change it")
