@@ -162,6 +162,11 @@ def ui(
             f"found no {error.name}; expected it for the page; pip install 'cones[ui]'"
         ) from error
     concepts = options.load_concepts(files or [])
-    names = [path.name for path in files or []]
-    shown = {"ready": lambda address: typer.echo(f"open {address}   (Ctrl-C ends it)")}
-    serve(loading.pipeline(), concepts, names, host=host, port=port, **shown)
+    serve(
+        loading.pipeline(),
+        concepts,
+        [path.name for path in files or []],
+        host=host,
+        port=port,
+        ready=lambda address: typer.echo(f"open {address}   (Ctrl-C ends it)"),
+    )

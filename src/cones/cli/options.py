@@ -21,9 +21,8 @@ from cones.cli import console
 from cones.errors import ConesError
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
     from cones import Concept
+    from cones.models import Pipeline
 
 _Model = partial(Option, rich_help_panel="Model")
 _Output = partial(Option, "--output", "-o", show_default=False)
@@ -55,7 +54,7 @@ class Loading:
     dtype: Annotated[Dtype | None, _Model(help="Precision; what suits the device.")] = None
     offload: Annotated[Offload | None, _Model(help="Keep idle parts in main memory.")] = None
 
-    def pipeline(self, concepts: "Sequence[Concept]" = ()) -> "DiffusionPipeline":
+    def pipeline(self, concepts: "Sequence[Concept]" = ()) -> "Pipeline":
         """Load the model; warn if it is a fine-tune of the one that concepts were found on."""
         import cones
         from cones.fingerprint import Fingerprint
@@ -161,7 +160,7 @@ def load_concepts(
 def command(app: typer.Typer, function: Callable[..., None]) -> None:
     """Add a function to the program under its own name; its errors become one line."""
     hints = get_type_hints(function, include_extras=True)
-    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    groups = {n: k for n, k in hints.items() if isinstance(k, type) and is_dataclass(k)}
     shown: dict[str, inspect.Parameter] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         members = inspect.signature(groups[name]).parameters if name in groups else None
