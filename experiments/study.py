@@ -17,7 +17,7 @@ import pandas as pd
 from cones.files import write_atomic
 from experiments.lab import Effort, Lab
 from experiments.methods.fits import digest
-from experiments.tables import page
+from experiments.tables import page, plain
 
 Case: TypeAlias = dict[str, Any]  # JSON values; "subjects" lists the keys of the subjects
 Row: TypeAlias = dict[str, Any]  # JSON values; mappings in it become columns "a.b"
@@ -59,6 +59,7 @@ class Study:
         measure: Gives the rows of one case; called only where there is no record.
         results: Makes the results file of all rows. Columns are those of case and rows.
         judged: Whether it needs the examiner.
+        figure: Draws pictures of the rows into the folder of the page.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Study:
     measure: Callable[[Case, Lab], list[Row]]
     results: Callable[[pd.DataFrame, Options], Results]
     judged: bool = True
+    figure: Callable[[pd.DataFrame, Lab, Path], None] | None = None
 
 
 def run(study: Study, lab: Lab, options: Options, *, shard: tuple[int, int] = (0, 1)) -> None:
@@ -120,9 +122,11 @@ def publish(study: Study, lab: Lab, options: Options, docs: Path) -> Path:
     head = {"name": study.name, "title": study.title, "model": lab.model.name, "weights": lab.key}
     head |= {"effort": asdict(options.effort), "cases": {"done": done, "of": len(cases)}}
     head["judge"] = dict(getattr(lab.examiner, "accuracy", {})) if study.judged else {}
-    results = head | study.results(table, options)
-    text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+    results = plain(head | study.results(table, options))
+    text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(docs / "results" / f"{study.name}.json", text.encode())
+    if study.figure is not None:
+        study.figure(table, lab, docs)
     target = docs / f"{study.name}.md"
     write_atomic(target, page(study.name, results).encode())
     return target

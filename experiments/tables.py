@@ -4,10 +4,12 @@ A subject is the unit: its seeds and searches are averaged first, and n counts s
 Jinja2 Markdown templates in ``pages`` that see the results file and nothing else.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -15,19 +17,20 @@ from cones.search.certify import t_interval
 
 PAGES = Path(__file__).parent / "pages"
 UNIT = "subjects"
+Interval: TypeAlias = dict[str, float | int | None]  # mean, low, high, n
 
 
-def interval(values: Sequence[float] | pd.Series) -> dict[str, float | int | None]:
-    """Give mean, 95 % t interval and n; one value has no interval."""
-    found = [float(value) for value in values]
+def interval(values: Iterable[float]) -> Interval:
+    """Give mean, 95 % t interval and n of what is not NaN; one value has no interval."""
+    found = [float(value) for value in values if value == value]
     if len(found) > 1:
-        return dict(t_interval(found))
-    return {"mean": found[0], "low": None, "high": None, "n": len(found)}
+        return {**t_interval(found)}
+    return {"mean": found[0] if found else None, "low": None, "high": None, "n": len(found)}
 
 
 def over_subjects(
     table: pd.DataFrame, by: str, columns: Sequence[str], *, unit: str = UNIT
-) -> dict[Any, dict[str, dict[str, float | int | None]]]:
+) -> dict[Any, dict[str, Interval]]:
     """Give every column's :func:`interval` over subjects, for each value of ``by``.
 
     Args:
@@ -37,11 +40,10 @@ def over_subjects(
         unit: Column that says which subject it was.
     """
     found = {}
-    for key in table[by].unique():
-        part = table[table[by] == key]
+    for key, part in table.groupby(by, sort=False):
         present = [name for name in columns if name in part and part[name].notna().any()]
-        means = part.groupby(unit)[present].mean()
-        found[key] = {name: interval(means[name].dropna()) for name in present}
+        means = part.groupby(unit)[present].mean().to_dict("list")
+        found[key] = {name: interval(means[name]) for name in present}
     return found
 
 
@@ -60,10 +62,20 @@ def rows_of(
 
 def paired(
     table: pd.DataFrame, by: str, one: str, other: str, column: str, *, unit: str = UNIT
-) -> dict[str, float | int | None]:
+) -> Interval:
     """Give the :func:`interval` of ``one`` minus ``other`` over the subjects that both have."""
-    wide = table.pivot_table(column, unit, by)
-    return interval((wide[one] - wide[other]).dropna())
+    wide = table.pivot_table(column, unit, by).to_dict("list")
+    return interval(a - b for a, b in zip(wide[one], wide[other], strict=True))
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value, and numpy's numbers
+    """Give what JSON can hold: NaN becomes None, numpy's numbers Python's."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def page(name: str, results: Mapping[str, Any]) -> str:
@@ -93,10 +105,10 @@ def with_interval(found: Mapping[str, Any], digits: int = 4, share: bool = False
     """Write a mean with its interval, ``.0123 [.0100, .0146]``, as shares in percent if asked."""
     factor, unit = (100, " %") if share else (1, "")
     mean, low, high = found["mean"], found.get("low"), found.get("high")
-    text = f"{factor * mean:.{digits}f}{unit}"
-    return (
-        text if low is None else f"{text} [{factor * low:.{digits}f}, {factor * high:.{digits}f}]"
-    )
+    text = "" if mean is None else f"{factor * mean:.{digits}f}{unit}"
+    if low is None:
+        return text
+    return f"{text} [{factor * low:.{digits}f}, {factor * high:.{digits}f}]"
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:

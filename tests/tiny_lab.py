@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from fakes import tiny_pipeline
 from PIL import Image
 
 from experiments.lab import Effort, Lab
 from experiments.subjects import load_examples
+from fakes import tiny_pipeline
 
 TINY = Effort(prompts=2, pictures=1, inference_steps=2, gradients=3, prior=2, draws=4)
 NOUNS = ("cat", "dog", "jar")

@@ -11,6 +11,8 @@ from experiments.lab import Lab
 from experiments.methods.cones import PAPER, Cones, Control, Jointly
 from experiments.methods.fits import Method, Task, fitted
 from experiments.methods.learnt import Fitted, Shut, Tuned, untouched
+from experiments.methods.merging import WAYS, Merged
+from experiments.methods.rivals import TRAINED, rival
 from experiments.subjects import Example
 
 __all__ = [
@@ -31,6 +33,8 @@ METHODS: dict[str, Callable[..., Method]] = {
     "cones-paper": partial(Cones, paper=True, budget=PAPER.steps),
     "cones-collaborative": partial(Jointly, collaborative=True),
     "cones-joint": partial(Jointly, collaborative=False),
+    **{name: partial(rival, name) for name in TRAINED},
+    **{name: partial(Merged, name) for name in WAYS},
 }
 
 

@@ -51,7 +51,6 @@ def adapted(
         yield tuner
     finally:
         tuner.unload()
-        del module.peft_config
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(flags[name])
 

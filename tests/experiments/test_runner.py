@@ -1,17 +1,101 @@
 import json
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+import pandas as pd
 import pytest
+
+from experiments.lab import Effort, Lab
+from experiments.studies import certificate
+from experiments.study import Case, Options, Results, Row, Study, frame, publish, record_of, run
 from tiny_lab import tiny_lab
 
-from experiments.studies import STUDIES
-from experiments.study import Options, frame, publish, run
+
+@dataclass
+class Counting:
+    """A study without a model; it stops once before the case whose number is given."""
+
+    stop: int = -1
+    measured: list[int] = field(default_factory=list)
+
+    def study(self) -> Study:
+        return Study("certificate", "Counting", self.cases, self.measure, self.results)
+
+    def cases(self, options: Options) -> list[Case]:
+        return [{"subjects": [key], "k": k} for k, key in enumerate(options.subjects)]
+
+    def measure(self, case: Case, lab: Lab) -> list[Row]:
+        if case["k"] == self.stop:
+            self.stop = -1
+            raise KeyboardInterrupt
+        self.measured.append(case["k"])
+        return [{"double": 2 * case["k"], "inner": {"part": case["k"]}}]
+
+    def results(self, table: pd.DataFrame, options: Options) -> Results:
+        return {"sum": table["double"].sum()}
 
 
-def test_a_study_from_case_to_page(tmp_path):
-    lab = tiny_lab(tmp_path)
-    options = Options(("a_cat", "a_dog"), ("a_jar",), searches=1, effort=lab.effort)
-    run(STUDIES["certificate"], lab, options)
-    path = publish(STUDIES["certificate"], lab, options, tmp_path / "docs")
-    print(path.read_text())
-    assert "a_cat" in path.read_text()
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return tiny_lab(tmp_path)
+
+
+OPTIONS = Options(("a_cat", "a_dog", "a_jar"))
+
+
+@pytest.mark.parametrize("stop", [0, 1, 2])
+def test_an_interrupted_study_measures_only_what_is_missing(lab: Lab, stop: int) -> None:
+    counting = Counting(stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(counting.study(), lab, OPTIONS)
+    run(counting.study(), lab, OPTIONS)
+    run(counting.study(), lab, OPTIONS)
+    assert counting.measured == [0, 1, 2]
+
+
+def test_rows_have_the_columns_of_their_case(lab: Lab) -> None:
+    counting = Counting()
+    run(counting.study(), lab, OPTIONS)
+    table = frame(counting.study(), lab, OPTIONS)
+    assert table.to_dict("list") == {
+        "subjects": ["a_cat", "a_dog", "a_jar"],
+        "k": [0, 1, 2],
+        "double": [0, 2, 4],
+        "inner.part": [0, 1, 2],
+    }
+
+
+def test_shards_share_the_work(lab: Lab) -> None:
+    parts = [Counting(), Counting()]
+    for k, part in enumerate(parts):
+        run(part.study(), lab, OPTIONS, shard=(k, 2))
+    assert [part.measured for part in parts] == [[0, 2], [1]]
+
+
+def test_a_record_depends_on_case_effort_and_photos(lab: Lab) -> None:
+    study, case = Counting().study(), {"subjects": ["a_cat"], "k": 0}
+    changed = replace(lab.examples["a_cat"])
+    changed.__dict__["digest"] = "other photos"
+    labs = [lab, replace(lab, effort=Effort()), replace(lab, examples={"a_cat": changed})]
+    found = {record_of(study, each, case).name for each in labs}
+    found |= {record_of(study, lab, {**case, "k": 1}).name}
+    assert len(found) == 4
+
+
+def test_a_page_without_records_is_refused(lab: Lab, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="found no record.*expected.*run it"):
+        publish(Counting().study(), lab, OPTIONS, tmp_path)
+
+
+def test_a_study_from_case_to_page(lab: Lab, tmp_path: Path) -> None:
+    options = Options(("a_cat",), searches=1, effort=lab.effort)
+    docs = tmp_path / "docs"
+    run(certificate.STUDY, lab, options)
+    page = publish(certificate.STUDY, lab, options, docs).read_text()
+    results = json.loads((docs / "results" / "certificate.json").read_text())
+    assert [row["subject"] for row in results["subjects"]] == ["a_cat"]
+    assert results["cases"] == {"done": 1, "of": 1}
+    assert f"{results['mean']['gain_new']['mean']:.4f}" in page
+    assert "Not complete" not in page
+    publish(certificate.STUDY, lab, replace(options, searches=2), docs)
+    assert "1 of 2 cases" in (docs / "certificate.md").read_text()

@@ -1,0 +1,206 @@
+"""The training that all rivals share: what they see, AdamW, and going on after an interruption.
+
+At every step a rival sees the photos, mirror images, prompt, timesteps and noise that a search of
+Cones sees when it refines with the same seed. The prior is the original's: pictures that the
+untouched model drew of the noun, with weight 1 (Eqs. 3 and 4). Rivals differ in what they train.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from cones.errors import SearchError
+from cones.models import Condition, UNetModel
+from cones.models.protocol import Latents, Times
+from cones.models.words import Rows, spoken
+from cones.search.loss import Examples, Gradient, ImplantingLoss, examples
+from cones.search.resume import Keeper, Progress, Slots
+from experiments.lab import Lab
+from experiments.methods.fits import Task
+
+PURPOSE = "search-refine 1.32%"  # the draws of a search with default settings
+DECAY, CLIP = 1e-2, 1.0  # of AdamW, and the largest norm of a gradient: those of the originals
+LONGEST = 20_000  # steps
+Words = Mapping[str, Mapping[str, Rows]]
+
+
+class Live(UNetModel):
+    """A model as it is at this moment: gradients reach its parameters, adapters and words."""
+
+    def predict(
+        self,
+        weights: Mapping[str, Tensor],
+        noised: Latents,
+        timesteps: Times,
+        condition: Condition,
+    ) -> Latents:
+        """Predict with the parameters themselves; there are no other weights."""
+        if weights:
+            return super().predict(weights, noised, timesteps, condition)
+        added = {n: value for n, value in condition.items() if n != "encoder_hidden_states"}
+        found = self.module(
+            noised,
+            self.schedule.told(timesteps),
+            condition["encoder_hidden_states"],
+            added_cond_kwargs=added or None,
+            return_dict=False,
+        )[0]
+        return found[:, : noised.shape[1]].float()
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What is seen of one subject or several (Eq. 4, summed over subjects).
+
+    Attributes:
+        live: The model that learns.
+        losses: One for each subject.
+        phrases: How each is called.
+        words: Vectors that the identifiers start from.
+        seed: Of all draws.
+    """
+
+    live: Live
+    losses: tuple[ImplantingLoss, ...]
+    phrases: tuple[str, ...]
+    words: Words
+    seed: int
+
+    @classmethod
+    def of(cls, lab: Lab, task: Task, *, prior: bool = True) -> "Lesson":
+        """Encode photos and prior pictures once."""
+        live, losses = Live(lab.pipeline), []
+        words = {each.identifier: lab.start(each) for each in task.examples}
+        for each in task.examples:
+            pixels, drawn = each.seen(live.size), None
+            if prior:
+                pictures = lab.prior(each, seed=task.seed)
+                drawn = examples(live, pictures, [each.plain] * len(pictures))
+            with spoken(lab.pipeline, words):
+                pairs = examples(live, pixels, [each.phrase] * len(pixels), flip=True)
+            losses.append(ImplantingLoss(live, pairs, drawn, against="data"))
+        phrases = tuple(each.phrase for each in task.examples)
+        return cls(live, tuple(losses), phrases, words, task.seed)
+
+    def at(self, step: int, *, anew: bool = False, purpose: str = PURPOSE) -> list[Tensor]:
+        """Give L_sub and L_pr of a step; ``anew`` encodes the prompts again, with gradients."""
+        total = [torch.zeros(()), torch.zeros(())]
+        for k, loss in enumerate(self.losses):
+            if anew:
+                loss = replace(loss, subject=self._encoded(loss.subject, self.phrases[k]))
+            own = f"{purpose} {k}" if len(self.losses) > 1 else purpose
+            for parts in loss.at(step, purpose=own, seed=self.seed)({}):
+                total = [a.to(b) + b for a, b in zip(total, parts, strict=True)]
+        return total
+
+    def _encoded(self, pairs: Examples, phrase: str) -> Examples:
+        return replace(pairs, condition=self.live.embedded([phrase] * len(pairs)))
+
+
+def train(
+    leaves: Mapping[str, Tensor],
+    loss_of: Callable[[int], list[Tensor]],
+    *,
+    steps: int,
+    rate: float,
+    stage: str,
+    state: Path,
+    going_on: bool,
+    progress: Progress,
+) -> tuple[float, ...]:
+    """Lower L_sub + L_pr by AdamW; the leaves are changed in place.
+
+    Args:
+        leaves: Tensors that require gradients.
+        loss_of: Gives both halves of the loss of a step.
+        steps: Gradients in all; those that ``state`` holds are not taken again.
+        rate: Learning rate, constant: so a longer run begins as a shorter one.
+        stage: What the progress is called.
+        state: Folder for leaves and moments.
+        going_on: Keep these at the end.
+        progress: Told every step.
+
+    Returns:
+        The loss of every step.
+    """
+    keeper = Keeper(state, progress)
+    if _taken(state / f"{stage}.safetensors") > steps:  # of a longer run: begin anew
+        keeper = Keeper(None, progress)
+    values = {name: leaf.detach() for name, leaf in leaves.items()}
+    moments = [{n: torch.zeros_like(v) for n, v in values.items()} for _ in range(2)]
+    slots = {"value": values, "first": moments[0], "second": moments[1]}
+    slots["loss"] = {"all": torch.zeros(LONGEST)}
+    optimiser = torch.optim.AdamW(leaves.values(), lr=rate, weight_decay=DECAY)
+
+    def measure(slots: Slots, step: int) -> Gradient:
+        with torch.enable_grad():
+            subject, prior = loss_of(step)
+            found = torch.autograd.grad(subject + prior, list(leaves.values()))  # Eq. 4, lambda 1
+        halves = float(subject.detach()), float(prior.detach())
+        if not math.isfinite(sum(halves)):
+            raise SearchError(
+                f"found a loss of {sum(halves)} at step {step} of {stage}; expected a finite one; "
+                "lower the rate"
+            )
+        return Gradient(*halves, dict(zip(leaves, found, strict=True)))
+
+    def absorb(slots: Slots, step: int, found: Gradient) -> None:
+        for name, leaf in leaves.items():
+            leaf.grad = found.of[name].contiguous()
+            kept = {"exp_avg": slots["first"][name], "exp_avg_sq": slots["second"][name]}
+            optimiser.state[leaf] = {"step": torch.tensor(float(step)), **kept}
+        torch.nn.utils.clip_grad_norm_(leaves.values(), CLIP)
+        optimiser.step()
+        optimiser.zero_grad()
+        slots["loss"]["all"][step] = found.subject + found.prior
+
+    keeper.run(stage, steps, start=lambda: slots, measure=measure, absorb=absorb)
+    if not going_on:
+        keeper.forget()
+    return tuple(slots["loss"]["all"][:steps].tolist())
+
+
+@contextmanager
+def trainable(module: nn.Module, names: tuple[str, ...]) -> Iterator[dict[str, nn.Parameter]]:
+    """Let gradients reach these parameters alone; on leaving, all bits and flags are as before."""
+    parameters = dict(module.named_parameters())
+    flags = {name: p.requires_grad for name, p in parameters.items()}
+    before = {name: parameters[name].detach().clone() for name in names}
+    try:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in before)
+        yield {name: parameters[name] for name in names}
+    finally:
+        with torch.no_grad():
+            for name, value in before.items():
+                parameters[name].copy_(value)
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(flags[name])
+
+
+@contextmanager
+def start_token_held(live: Live, names: tuple[str, ...]) -> Iterator[None]:
+    """Let no gradient through the keys and values of the first token (Custom Diffusion)."""
+
+    def held(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return torch.cat([output[:, :1].detach(), output[:, 1:]], 1)
+
+    with ExitStack() as stack:
+        for name in names:
+            layer = live.module.get_submodule(name.removesuffix(".weight"))
+            stack.callback(layer.register_forward_hook(held).remove)
+        yield
+
+
+def _taken(path: Path) -> int:
+    """Count the steps that a state has behind it."""
+    if not path.exists():
+        return 0
+    with safe_open(path, "pt") as file:
+        return int((file.metadata() or {"step": "0"})["step"])

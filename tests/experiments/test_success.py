@@ -1,0 +1,70 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments.metrics.success import judged, shares
+from experiments.subjects import Example
+from tiny_lab import Seen, Thing
+
+CAT = Example("cat", Path(), "cat", "red", "blue", "stripes", False, "V*")
+JAR = Example("jar", Path(), "jar", "white", "green", "dots", False, "V2*")
+CAT_SEEN, JAR_SEEN = Thing("cat", "red", "blue", "stripes"), Thing("jar", "white", "green", "dots")
+
+
+def test_all_right() -> None:
+    found = judged(Seen("snow", (CAT_SEEN,)), [CAT], "snow")
+    assert set(found.values()) == {1.0}
+    assert set(found) == {
+        *("noun", "colour", "second", "pattern", "place", "count", "success", "exact")
+    }
+
+
+@pytest.mark.parametrize(
+    ("trait", "column", "success"),
+    [
+        ("noun", "noun", 0.0),
+        ("main", "colour", 0.0),
+        ("second", "second", 0.0),
+        ("pattern", "pattern", 1.0),
+    ],
+)
+def test_one_wrong_attribute(trait: str, column: str, success: float) -> None:
+    found = judged(Seen("snow", (replace(CAT_SEEN, **{trait: "other"}),)), [CAT], "snow")
+    assert found[column] == 0.0
+    assert found["success"] == success
+    assert found["exact"] == 0.0
+    assert found["place"] == 1.0
+
+
+def test_another_place_is_no_success() -> None:
+    found = judged(Seen("beach", (CAT_SEEN,)), [CAT], "snow")
+    assert (found["place"], found["success"], found["colour"]) == (0.0, 0.0, 1.0)
+    assert judged(Seen("beach", (CAT_SEEN,)), [CAT], None)["success"] == 1.0
+
+
+@pytest.mark.parametrize("things", [(CAT_SEEN, JAR_SEEN), (JAR_SEEN, CAT_SEEN)])
+def test_subjects_find_their_things_in_any_order(things: tuple[Thing, ...]) -> None:
+    found = judged(Seen("snow", things), [CAT, JAR], "snow")
+    assert found["success"] == found["exact"] == 1.0
+
+
+def test_two_subjects_do_not_share_a_thing() -> None:
+    found = judged(Seen("snow", (CAT_SEEN,)), [CAT, replace(CAT, identifier="V2*")], "snow")
+    assert (found["noun"], found["success"], found["count"]) == (0.5, 0.0, 0.0)
+
+
+def test_bleeding_attributes_are_wrong() -> None:
+    swapped = (replace(CAT_SEEN, main="white"), replace(JAR_SEEN, main="red"))
+    found = judged(Seen("snow", swapped), [CAT, JAR], "snow")
+    assert (found["noun"], found["colour"], found["success"]) == (1.0, 0.0, 0.0)
+
+
+def test_nothing_seen_is_all_wrong_but_the_place() -> None:
+    found = judged(Seen("snow", ()), [CAT], "snow")
+    assert found.pop("place") == 1.0
+    assert set(found.values()) == {0.0}
+
+
+def test_shares_are_means_over_pictures() -> None:
+    assert shares([{"noun": 1.0}, {"noun": 0.0}, {"noun": 0.0}, {"noun": 1.0}]) == {"noun": 0.5}
