@@ -117,6 +117,7 @@ def test_uploads_that_cannot_be_shown_are_not_kept(
 
 
 def lines(answer: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - of httpx
+    assert answer.text.endswith("\n")  # the page reads whole lines
     return [json.loads(line) for line in answer.text.splitlines()]
 
 

@@ -7,6 +7,7 @@ taken beside the network. No processor is replaced and nothing is changed. Squar
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -19,7 +20,6 @@ from cones.concept import Concept
 from cones.errors import ModelError, PromptError
 from cones.models import Pipeline, model_for
 from cones.models.applied import applied
-from cones.models.protocol import Progress
 from cones.models.sampling import sample
 
 Probabilities = Float[Tensor, "images heads places words"]
@@ -80,9 +80,7 @@ def recorded(module: nn.Module, *, images: int) -> Iterator[Recording]:
         yield recording
 
 
-def _listen(
-    name: str, layer: Attention, recording: Recording, images: int, hooks: ExitStack
-) -> None:
+def _listen(name: str, layer: Attention, heard: Recording, images: int, hooks: ExitStack) -> None:
     """Hook one layer: remember its queries, and when the keys come, take the softmax."""
     queries: list[Tensor] = []
 
@@ -92,8 +90,8 @@ def _listen(
     def took_key(_: nn.Module, __: tuple[Tensor, ...], key: Tensor) -> None:
         query, last = queries.pop(), key.detach()[-images:]
         found = attention(query, last, heads=layer.heads, scale=layer.scale).cpu()
-        recording.sums[name] = recording.sums.get(name, 0) + found
-        recording.passes[name] = recording.passes.get(name, 0) + 1
+        heard.sums[name] = heard.sums.get(name, 0) + found
+        heard.passes[name] = heard.passes.get(name, 0) + 1
 
     hooks.callback(layer.get_submodule("to_q").register_forward_hook(took_query).remove)
     hooks.callback(layer.get_submodule("to_k").register_forward_hook(took_key).remove)
@@ -129,10 +127,8 @@ def token_positions(pipeline: Pipeline, prompt: str, word: str) -> tuple[int, ..
     for start in range(len(said) - len(sought) + 1):
         if sought and said[start : start + len(sought)] == sought:
             return tuple(range(start, start + len(sought)))
-    raise PromptError(
-        f"found no {word!r} in the first {tokenizer.model_max_length} tokens of {prompt!r}; "
-        "expected a word of the prompt; shorten the prompt or choose another word"
-    )
+    read = f"the first {tokenizer.model_max_length} tokens of {prompt!r}"
+    raise PromptError(f"found no {word!r} in {read}; expected it; shorten the prompt or change it")
 
 
 @dataclass(frozen=True)
@@ -151,14 +147,12 @@ def attend(
     *,
     strengths: Sequence[float] | None = None,
     seed: int = 0,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
-    progress: Progress | None = None,
+    **drawing: Any,  # noqa: ANN401 - as sample() takes
 ) -> dict[str, Look]:
     """Draw a prompt untouched and with the concepts, from one noise, and listen (Fig. 2).
 
     The pipeline is as before afterwards, bit for bit. ``words`` holds words of the prompt, or
-    several in one string; none takes all. The rest is as in :func:`cones.models.sampling.sample`.
+    several in one string; none takes all. ``drawing`` is as in :func:`cones.compare`.
 
     Returns:
         ``untouched`` and ``shut``. Both know the identifiers; only the weights differ.
@@ -174,13 +168,6 @@ def attend(
             asked = words or prompt.split()
             tokens = {word: token_positions(pipeline, prompt, word) for word in asked}
             with recorded(model_for(pipeline).module, images=1) as heard:
-                (image,) = sample(
-                    pipeline,
-                    [prompt],
-                    seeds=[seed],
-                    num_inference_steps=num_inference_steps,
-                    guidance_scale=guidance_scale,
-                    progress=progress,
-                )
+                (image,) = sample(pipeline, [prompt], seeds=[seed], **drawing)
         found[row] = Look(image, {word: heard.map(at)[0] for word, at in tokens.items()})
     return found

@@ -53,10 +53,8 @@ def in_heads(mask: Mask, name: str, *, heads: int) -> Int64[Tensor, " heads"]:
     """
     shape = mask.shapes.get(name, ())
     if len(shape) != 2 or 0 in shape or heads < 1 or shape[0] % heads:
-        raise MaskError(
-            f"found {name!r} of shape {shape} for {heads} heads; expected rows and columns, and a "
-            "number of heads that divides the rows; give that of the model's configuration"
-        )
+        found = f"found {name!r} of shape {shape} for {heads} heads"
+        raise MaskError(f"{found}; expected a matrix whose rows they divide; see its config")
     return torch.bincount(mask.indices[name] // (math.prod(shape) // heads), minlength=heads)
 
 

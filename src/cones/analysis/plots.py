@@ -31,11 +31,7 @@ def overlay(image: Image.Image, found: Float[Tensor, "y x"]) -> Image.Image:
 
 
 def attention_rows(looks: Mapping[str, Look]) -> dict[str, list[Image.Image]]:
-    """Give the pictures of Fig. 2, row by row: the picture itself, then it under every word's map.
-
-    Takes what :func:`cones.analysis.attention.attend` gives; :func:`cones.drawing.sheet` lays the
-    rows out.
-    """
+    """Give the rows of Fig. 2 for :func:`cones.drawing.sheet`: a picture, and its words' maps."""
     return {
         row: [look.image, *(overlay(look.image, found) for found in look.maps.values())]
         for row, look in looks.items()
@@ -51,9 +47,7 @@ def densities(mask: Mask, path: Path | str, *, title: str = "") -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConesError(
-            "found no matplotlib; expected it for this picture; pip install 'cones[plot]'"
-        ) from error
+        raise ConesError("found no matplotlib; expected it; pip install 'cones[plot]'") from error
     names = in_order(mask.shapes)
     shares = [100 * len(mask.indices[n]) / max(math.prod(mask.shapes[n]), 1) for n in names]
     figure = Figure(figsize=(9, max(2.5, 0.17 * len(names) + 1.2)), layout="tight")

@@ -30,11 +30,9 @@ def gather(
     concepts: Sequence[Concept], names: Sequence[str], heads: Mapping[str, int] | None
 ) -> dict[str, object]:
     """Gather what :func:`cones.atlas.page` shows."""
-    if not 1 <= len(concepts) <= len(COLOURS):
-        raise MaskError(
-            f"found {len(concepts)} concepts; expected 1 to {len(COLOURS)} on one page; "
-            "choose fewer"
-        )
+    count, most = len(concepts), len(COLOURS)
+    if not 1 <= count <= most:
+        raise MaskError(f"found {count} concepts; expected 1 to {most} on a page; choose fewer")
     masks = [concept.mask for concept in concepts]
     union = reduce(Mask.__or__, masks)
     layers = [n for n in in_order(union) if len(union.shapes[n]) == 2 and 0 not in union.shapes[n]]
@@ -82,7 +80,6 @@ def _layer(
         "counts": {k: int(each.sum()) for k, each in rows.items()},
         "picture": _picture(masks, name, shape),
         "margins": {k: _margin(each, top) for k, each in rows.items()},
-        "top": top,
     }
 
 

@@ -97,7 +97,7 @@ class _Desk:
                 yield f"{json.dumps(told.get())}\n"
             drawing.result()
         except Exception as error:  # whatever ends a drawing is for its browser
-            yield json.dumps({"error": _said(error)})
+            yield f"{json.dumps({'error': _said(error)})}\n"
         finally:
             stop.set()
             drawing.cancel()
@@ -181,19 +181,15 @@ def _listener(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
         what = f"cannot listen on {host} port {port} ({error})"
-        raise ConesError(
-            f"{what}; expected a free port of this machine; choose another"
-        ) from error
+        raise ConesError(f"{what}; expected a free port here; choose another") from error
 
 
 async def _body(request: Request, largest: int) -> bytes:
     """Read what our own page sends, and refuse what another site's page does."""
-    host, data = request.headers.get("host"), bytearray()
-    if request.headers.get("origin", f"http://{host}") not in (
-        f"http://{host}",
-        f"https://{host}",
-    ):
+    origin, host = (request.headers.get(name) for name in ("origin", "host"))
+    if origin not in (None, f"http://{host}", f"https://{host}"):
         raise HTTPException(403, "sent by another site")
+    data = bytearray()
     async for part in request.stream():
         data += part
         if len(data) > largest:

@@ -6,14 +6,12 @@ one order is drawn at a time; the server keeps the queue. Knows no web.
 
 import base64
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from cones.concept import Concept
-from cones.drawing import generate, save_png
+from cones.drawing import generate, png_bytes
 from cones.errors import ConesError, MaskError
 from cones.fingerprint import Fingerprint
 from cones.models import Pipeline, model_for
@@ -49,13 +47,10 @@ class Studio:
         """Load a concept that is of this model, or of one that it was tuned from.
 
         Raises:
-            MaskError: It is of another model, or loaded already, or there are too many. Nothing
-                is loaded then.
+            MaskError: It is of another model, or loaded already, or one too many; not loaded then.
         """
         concept.base.require(self._base)
-        known = [
-            repr(entry.concept) + entry.concept.mask.digest for entry in self.entries.values()
-        ]
+        known = [repr(e.concept) + e.concept.mask.digest for e in self.entries.values()]
         fits = concept.mask.shapes.items() <= self._shapes.items()
         if not fits or repr(concept) + concept.mask.digest in known or len(known) >= MOST_LOADED:
             why = f"loaded already, or one of more than {MOST_LOADED}" if fits else "of odd layers"
@@ -65,18 +60,13 @@ class Studio:
         return self.entries[self._last]
 
     def chosen(self, order: Order) -> list[Concept]:
-        """Give the concepts that are on, at the chosen densities and under the chosen words.
-
-        Raises:
-            ConesError: A concept or its density is not there, or a word cannot be used.
-        """
-        missing = {choice.number for choice in order.choices} - self.entries.keys()
-        if missing:
-            raise MaskError(f"found no concept {min(missing)}; expected a loaded one; reload the page")
+        """Give the concepts that are on, at the chosen densities and under the chosen words."""
         found = []
         for choice in order.choices:
-            concept = self.entries[choice.number].concept
-            concept = concept.at(choice.density or concept.density)
+            entry = self.entries.get(choice.number)
+            if entry is None:
+                raise MaskError(f"found no concept {choice.number}; expected one; reload the page")
+            concept = entry.concept.at(choice.density or entry.concept.density)
             found.append(concept.renamed(choice.identifier or concept.identifier))
         return found
 
@@ -100,7 +90,7 @@ class Studio:
         passes = len(rows) * len(self._batches(order)) * order.num_inference_steps
         with self._heard(passes, tell, stop):
             for row, each in rows.items():
-                pictures = list(self._drawn(order, concepts, each))
+                pictures = self._drawn(order, concepts, each)
                 tell({"row": row, "pictures": pictures})
                 if row == "untouched":
                     self._kept = plain, pictures
@@ -110,20 +100,18 @@ class Studio:
         seeds = range(order.seed, order.seed + order.count)
         return [seeds[k : k + size] for k in range(0, order.count, size)]
 
-    def _drawn(
-        self, order: Order, concepts: Sequence[Concept], strengths: Sequence[float]
-    ) -> Iterator[str]:
+    def _drawn(self, order: Order, concepts: list[Concept], strengths: list[float]) -> list[str]:
         drawing = order.model_dump(include={"num_inference_steps", "guidance_scale"})
-        shut = dict(zip((concept.prompt for concept in concepts), strengths, strict=True))
-        record = {"model": self.model.name, "prompt": order.prompt, "concepts": shut, **drawing}
+        shut = {"strengths": strengths, **drawing}
+        said = [concept.prompt for concept in concepts]
+        record = {"model": self.model.name, "prompt": order.prompt, "concepts": said, **shut}
+        found = []
         for seeds in self._batches(order):
-            given = {"strengths": strengths, "seeds": seeds, **drawing}
-            images = generate(self.pipeline, concepts, order.prompt, **given)
+            images = generate(self.pipeline, concepts, order.prompt, seeds=seeds, **shut)
             for seed, image in zip(seeds, images, strict=True):
-                with NamedTemporaryFile(suffix=".png") as file:
-                    save_png(image, file.name, {**record, "seed": seed})
-                    data = Path(file.name).read_bytes()
-                yield f"data:image/png;base64,{base64.b64encode(data).decode()}"
+                data = base64.b64encode(png_bytes(image, {**record, "seed": seed}))
+                found.append(f"data:image/png;base64,{data.decode()}")
+        return found
 
     @contextmanager
     def _heard(self, passes: int, tell: Tell, stop: threading.Event) -> Iterator[None]:
