@@ -79,6 +79,14 @@ class Work:
         found = found.to(self.device).float() / 127.5 - 1
         return found.contiguous(memory_format=torch.channels_last)
 
+    def weights(self, index: Tensor) -> Tensor:
+        """Return the autoencoder's weights of the pixels, ``(n, 1, h, w)``, 1 in the mean."""
+        found = torch.ones(len(index), 1, 128, 128)
+        for weight, i in zip(found, index.tolist(), strict=True):
+            for x0, y0, x1, y1 in (thing["box"] for thing in self.pictures.rows[i]["things"]):
+                weight[:, y0:y1, x0:x1] = autoencoder.INSIDE
+        return (found / found.mean((1, 2, 3), keepdim=True)).to(self.device)
+
 
 def make_world(work: Work) -> None:
     """Render looks, compose pictures."""
@@ -96,11 +104,11 @@ def train_autoencoder(work: Work) -> None:
 
     def loss_of(draw: torch.Generator) -> Tensor:
         index = torch.randint(len(work.pictures), (work.share(recipe),), generator=draw)
-        pixels = work.pixels(index)
+        pixels, weight = work.pixels(index), work.weights(index)
         if torch.rand((), generator=draw) < 0.5:
-            pixels = pixels.flip(-1)
+            pixels, weight = pixels.flip(-1), weight.flip(-1)
         noise = torch.randn(len(index), autoencoder.CHANNELS, 8, 8, generator=draw)
-        return autoencoder.loss(run.module, pixels, noise.to(work.device))
+        return autoencoder.loss(run.module, pixels, weight, noise.to(work.device))  # pyright: ignore
 
     train(run, loss_of, label="autoencoder")
 
