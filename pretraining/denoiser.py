@@ -4,7 +4,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretraining.autoencoder import CHANNELS
 from pretraining.loop import Recipe
@@ -76,7 +76,7 @@ def loss(
 
 @torch.no_grad()
 def guessed(
-    unet: UNet2DConditionModel,
+    unet: nn.Module,
     schedule: DDPMScheduler,
     latents: Float[Tensor, "n c h w"],
     states: Float[Tensor, "n tokens width"],

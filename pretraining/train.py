@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from experiments.metrics.examiner import load_examiner
+from experiments.metrics.examiner import WEIGHTS, load_examiner
 from pretraining import autoencoder, denoiser, examiner, save, text
 from pretraining.card import card_of
 from pretraining.loop import Recipe, Run, averaged, train
@@ -46,6 +46,7 @@ class Work:
         scale: Factor on pictures and updates.
         steps: Updates of a stage, where they are not the recipe's.
         output: Where the model is saved.
+        judge: Where the examiner is saved.
         device: Where the networks are trained.
     """
 
@@ -53,6 +54,7 @@ class Work:
     scale: float
     steps: dict[str, int]
     output: Path
+    judge: Path
     device: torch.device
 
     def count(self, full: int) -> int:
@@ -91,7 +93,8 @@ class Work:
 def make_world(work: Work) -> None:
     """Render looks, compose pictures."""
     looks, processes = work.folder / "looks", WORKERS
-    render_looks(looks, work.count(LOOKS), seed=SEED, processes=processes)
+    views = 10 if work.scale >= 1 else 1  # of every named individual
+    render_looks(looks, work.count(LOOKS), seed=SEED, processes=processes, named_views=views)
     count = work.count(PICTURES)
     compose_pictures(work.folder / "pictures", looks, count, seed=SEED, processes=processes)
 
@@ -293,7 +296,8 @@ def train_examiner(work: Work) -> None:
     pixels, rows = examiner.unseen(work.folder / "looks", work.count(600), seed=SEED)
     shares = examiner.measured(module, vae.cpu(), pixels, rows)
     console.print(shares)
-    examiner.write(module, work.folder / "examiner.safetensors", shares)
+    examiner.write(module, work.folder / "examiner.safetensors", shares)  # for reports
+    examiner.write(module, work.judge, shares)
 
 
 STAGES: dict[str, Callable[[Work], None]] = {
@@ -312,6 +316,7 @@ ALONE = ("world", "latents", "save")  # stages of the first process
 def main(
     work: Annotated[Path, typer.Option(help="Folder of checkpoints and caches.")],
     output: Annotated[Path, typer.Option(help="Where to save the model.")] = OUTPUT,
+    judge: Annotated[Path, typer.Option(help="Where to save the examiner.")] = WEIGHTS,
     scale: Annotated[float, typer.Option(help="Factor on pictures and updates.")] = 1.0,
     stage: Annotated[list[str] | None, typer.Option(help="Only these stages.")] = None,
     steps: Annotated[list[str] | None, typer.Option(help="As in denoiser=9000.")] = None,
@@ -321,7 +326,7 @@ def main(
     torch.set_num_threads(1)  # POOL has a thread a core; OpenMP must not add more
     state = PartialState()
     given = {name: int(number) for name, number in (item.split("=") for item in steps or [])}
-    shared = Work(work, scale, given, output, state.device)
+    shared = Work(work, scale, given, output, judge, state.device)
     for name in stage or STAGES:
         console.print(f"stage {name}")
         if name not in ALONE or state.is_main_process:

@@ -35,7 +35,7 @@ TRAITS: dict[str, tuple[str, ...]] = {
     "pattern": ("plain", "stripes", "dots", "zigzag", "band", "panels", "patches", "tuxedo",
                 "points", "saddle", "socks", "belly"),
 }  # fmt: skip
-Box = tuple[float, float, float, float]
+Box = Sequence[int | float]
 
 
 @dataclass(frozen=True)

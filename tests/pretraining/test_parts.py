@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import CLIPTokenizer
 
 from experiments.metrics import examiner as networks
 from pretraining import autoencoder, denoiser, examiner, text
@@ -29,6 +30,11 @@ ROWS = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def tokenizer() -> CLIPTokenizer:
+    return text.learn_tokenizer([row["caption"] for row in ROWS])
+
+
 def without_gradient(module: torch.nn.Module) -> list[str]:
     parts = module.named_parameters()
     return [name for name, w in parts if w.grad is None or not w.grad.abs().sum() > 0]
@@ -53,8 +59,9 @@ def test_a_name_implies_all_that_is_known_of_its_bearer() -> None:
     assert whole[0] == 0  # its place is not said
 
 
-def test_words_are_whole_tokens_and_any_other_text_falls_into_pieces() -> None:
-    tokenizer = text.learn_tokenizer([row["caption"] for row in ROWS])
+def test_words_are_whole_tokens_and_any_other_text_falls_into_pieces(
+    tokenizer: CLIPTokenizer,
+) -> None:
     known = ["teddy", "striped", ",", text.names()[0], text.spare_words()[-1]]
     for word in known[:2] + known[3:]:
         assert len(tokenizer.tokenize(word)) == 1
@@ -63,8 +70,7 @@ def test_words_are_whole_tokens_and_any_other_text_falls_into_pieces() -> None:
     assert not set(text.spare_words()) & set(text.names())
 
 
-def test_spare_words_get_embeddings_like_those_of_names() -> None:
-    tokenizer = text.learn_tokenizer([row["caption"] for row in ROWS])
+def test_spare_words_get_embeddings_like_those_of_names(tokenizer: CLIPTokenizer) -> None:
     reader = text.Reader(tokenizer)
     table = reader.tower.get_input_embeddings().weight.detach()
     vocabulary = tokenizer.get_vocab()
@@ -77,8 +83,7 @@ def test_spare_words_get_embeddings_like_those_of_names() -> None:
     assert spare.std(0).mean() == pytest.approx(table[named].std(0).mean().item(), rel=0.1)
 
 
-def test_every_weight_of_the_text_tower_learns() -> None:
-    tokenizer = text.learn_tokenizer([row["caption"] for row in ROWS])
+def test_every_weight_of_the_text_tower_learns(tokenizer: CLIPTokenizer) -> None:
     reader, asked = text.Reader(tokenizer), text.questions(ROWS)
     tokens = text.tokenize(tokenizer, [row["caption"] for row in ROWS])
     text.loss(reader, tokens, asked, torch.Generator().manual_seed(0)).backward()
@@ -139,7 +144,7 @@ def test_a_guess_that_knows_v_is_the_clean_latent() -> None:
 
     schedule, clean = denoiser.scheduler(), torch.randn(3, 32, 8, 8)
     draw, states = torch.Generator().manual_seed(1), torch.zeros(3, 1, 1)
-    found = denoiser.guessed.__wrapped__(Oracle(), schedule, clean, states, draw)
+    found = denoiser.guessed(Oracle(), schedule, clean, states, draw)
     assert torch.allclose(found, clean, atol=0.05)
 
 

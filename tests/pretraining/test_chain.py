@@ -1,0 +1,50 @@
+"""The whole chain, from nothing to a model that plain diffusers opens, at a thousandth."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from experiments.metrics.examiner import load_examiner
+from pretraining import quality, save, train
+from pretraining.world.scenes import held_out_pair, held_out_place
+
+
+@pytest.mark.slow
+def test_one_command_makes_the_model_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    work, output, judge = tmp_path / "work", tmp_path / "model", tmp_path / "judge.safetensors"
+    steps = [f"{stage}=2" for stage in ("autoencoder", "text", "examiner", "denoiser", "decoder")]
+    train.main(work, output, judge, scale=0.001, stage=None, steps=steps)
+    pipeline = StableDiffusionPipeline.from_pretrained(output)
+    assert {part.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)} == {
+        torch.float32
+    }
+    pictures = save.draw(pipeline, ["a cat", "a dog"], [0, 1], num_inference_steps=2)
+    again = save.draw(pipeline, ["a dog"], [1], num_inference_steps=2)
+    assert pictures.shape == (2, 3, 128, 128)
+    assert torch.allclose(pictures[1], again[0], atol=0.05)
+    stored = load_file(output / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {weight.dtype for weight in stored.values()} == {torch.float16}
+    assert "| denoiser | 2 |" in (output / "README.md").read_text()
+    seen = load_examiner(judge).see(pictures)
+    assert len(seen) == 2
+
+    before = {path: path.stat().st_mtime_ns for path in (work / "pictures").iterdir()}
+    train.main(work, output, judge, scale=0.001, stage=["world", "denoiser"], steps=steps)
+    assert before == {path: path.stat().st_mtime_ns for path in (work / "pictures").iterdir()}
+    assert json.loads((work / "denoiser" / "log.json").read_text())["step"] == 2
+
+
+def test_prompts_of_quality_show_what_they_say() -> None:
+    asked = quality.single(64)
+    assert len({ask.nouns for ask in asked}) == 16
+    assert not any(held_out_place(ask.nouns[0], ask.place) for ask in asked)
+    assert all(word in ask.prompt for ask in asked for word in (ask.nouns[0], ask.mains[0]))
+    assert sum(bool(ask.second) for ask in asked) == 32
+    apart = quality.single(16, held_out=True)
+    assert all(held_out_place(ask.nouns[0], ask.place) for ask in apart)
+    assert all(ask.nouns[0] != ask.nouns[1] for ask in quality.double(20))
+    assert not any(held_out_pair(*ask.nouns) for ask in quality.double(20))
