@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -31,6 +32,9 @@ from pretraining.muon import POOL, WORKERS, Muon
 SAVE_SECONDS, PRINT_SECONDS = 60, 30
 KEPT = ("momentum", "step", "exp_avg", "exp_avg_sq")  # what the optimisers remember of a weight
 NARROWEST = 9  # smaller matrices are left to AdamW: little to make orthogonal
+
+
+Trained = TypeVar("Trained", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,10 @@ def optimisers(module: nn.Module, recipe: Recipe) -> tuple[Muon, torch.optim.Ada
 
 
 @dataclass
-class Run:
+class Run(Generic[Trained]):
     """A stage in progress: its module, the averaged weights, the optimisers, what was seen."""
 
-    module: nn.Module
+    module: Trained
     recipe: Recipe
     folder: Path
     step: int = 0
@@ -172,7 +176,13 @@ class Run:
         )
 
 
-def averaged(module: nn.Module, folder: Path) -> nn.Module:
+def placed(module: Trained, device: torch.device) -> Trained:
+    """Move a module; diffusers' own `to` cannot be typed."""
+    nn.Module.to(module, device)
+    return module
+
+
+def averaged(module: Trained, folder: Path) -> Trained:
     """Give ``module`` the averaged weights of the checkpoint in ``folder``, frozen."""
     with safe_open(folder / "state.safetensors", "pt") as file, torch.no_grad():
         for name, weight in module.named_parameters():

@@ -9,10 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 from pretraining import autoencoder, denoiser, text
@@ -44,7 +49,7 @@ def finished_reader(work: Path) -> tuple[text.Reader, CLIPTokenizer]:
     return reader, tokenizer
 
 
-def averaged_unet(work: Path) -> nn.Module:
+def averaged_unet(work: Path) -> UNet2DConditionModel:
     """Return the U-Net with the averaged weights of its last checkpoint."""
     return averaged(denoiser.build(), work / "denoiser")
 

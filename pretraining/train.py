@@ -24,7 +24,7 @@ from transformers import CLIPTokenizer
 from experiments.metrics.examiner import WEIGHTS, load_examiner
 from pretraining import autoencoder, denoiser, examiner, save, text
 from pretraining.card import card_of
-from pretraining.loop import Recipe, Run, averaged, train
+from pretraining.loop import Recipe, Run, averaged, placed, train
 from pretraining.muon import POOL, WORKERS
 from pretraining.world.captions import PLACES, prompt
 from pretraining.world.production import compose_pictures, render_looks
@@ -103,7 +103,7 @@ def train_autoencoder(work: Work) -> None:
     """Train the autoencoder on whole pictures and their mirror images."""
     torch.manual_seed(SEED)
     recipe = work.recipe("autoencoder", autoencoder.RECIPE)
-    run = Run(autoencoder.build().to(work.device), recipe, work.folder / "autoencoder")
+    run = Run(placed(autoencoder.build(), work.device), recipe, work.folder / "autoencoder")
 
     def loss_of(draw: torch.Generator) -> Tensor:
         index = torch.randint(len(work.pictures), (work.share(recipe),), generator=draw)
@@ -120,7 +120,7 @@ def cache_latents(work: Work) -> None:
     """Encode every picture once (posterior mean), with mean 0 and deviation 1 a channel."""
     if (work.folder / "latents.json").exists():
         return
-    vae = averaged(autoencoder.build(), work.folder / "autoencoder").to(work.device)
+    vae = placed(averaged(autoencoder.build(), work.folder / "autoencoder"), work.device)
 
     def encode(index: Tensor) -> Tensor:
         with torch.no_grad(), torch.autocast(work.device.type, torch.bfloat16):
@@ -162,7 +162,7 @@ def train_text(work: Work) -> None:
     named = torch.tensor([i for i, row in enumerate(rows) if row["things"][0]["name"]])
     torch.manual_seed(SEED)
     recipe = work.recipe("text", text.RECIPE)
-    run = Run(text.Reader(tokenizer).to(work.device), recipe, work.folder / "text")
+    run = Run(placed(text.Reader(tokenizer), work.device), recipe, work.folder / "text")
 
     def loss_of(draw: torch.Generator) -> Tensor:
         index = torch.randint(len(rows), (work.share(recipe),), generator=draw)
@@ -204,7 +204,7 @@ def train_denoiser(work: Work) -> None:
     states = torch.from_numpy(np.load(work.folder / "states.npy"))
     torch.manual_seed(SEED)
     recipe, schedule = work.recipe("denoiser", denoiser.RECIPE), denoiser.scheduler()
-    run = Run(denoiser.build().to(work.device), recipe, work.folder / "denoiser")
+    run = Run(placed(denoiser.build(), work.device), recipe, work.folder / "denoiser")
 
     def loss_of(draw: torch.Generator) -> Tensor:
         index = torch.randint(len(latents), (work.share(recipe),), generator=draw)
@@ -234,9 +234,12 @@ def train_decoder(work: Work) -> None:
     cache_states(work)
     clean = torch.from_numpy(np.load(work.folder / "latents.npy"))
     states = torch.from_numpy(np.load(work.folder / "states.npy", mmap_mode="c"))
-    unet = save.averaged_unet(work.folder).to(work.device)
+    unet = placed(save.averaged_unet(work.folder), work.device)
     (work.folder / "decoder.json").unlink(missing_ok=True)
-    vae, schedule = save.finished_autoencoder(work.folder).to(work.device), denoiser.scheduler()
+    vae, schedule = (
+        placed(save.finished_autoencoder(work.folder), work.device),
+        denoiser.scheduler(),
+    )
     test = torch.arange(min(200, len(clean)))
     exact = clean[test].to(work.device).float()
     before = autoencoder.error(vae, work.pixels(test), exact)
@@ -268,7 +271,7 @@ def save_model(work: Work) -> None:
 
 def train_examiner(work: Work) -> None:
     """Train the examiner on pictures, half of them through the autoencoder; measure and write."""
-    vae = save.finished_autoencoder(work.folder).to(work.device)
+    vae = placed(save.finished_autoencoder(work.folder), work.device)
     path, count = (
         work.folder / "through.npy",
         min(len(work.pictures), work.count(examiner.THROUGH)),
@@ -280,7 +283,7 @@ def train_examiner(work: Work) -> None:
     shown = np.load(path)
     torch.manual_seed(SEED)
     recipe = work.recipe("examiner", examiner.RECIPE)
-    run = Run(examiner.build().to(work.device), recipe, work.folder / "examiner")
+    run = Run(placed(examiner.build(), work.device), recipe, work.folder / "examiner")
 
     def loss_of(draw: torch.Generator) -> Tensor:
         half = max(1, work.share(recipe) // 2)
