@@ -1,10 +1,9 @@
 """Write concepts for programs without this library.
 
 ``diffusers`` is a whole model in which the neurons are shut and the words are known. ``comfyui``
-and ``a1111`` are small: a difference file that both programs load like a LoRA (full-rank ``diff``
-weights; at strength 1 the neurons are exactly 0), and beside it one textual-inversion embedding
-per word, so the vocabulary of the checkpoint stays as it is. No whole single-file checkpoint is
-written; both programs can merge one from these.
+and ``a1111`` are small: a difference file that both load like a LoRA (``NAME.diff`` is added to a
+weight; at strength 1 the neurons are exactly 0), and one embedding file per word beside it, so the
+vocabulary stays as it is. No single-file checkpoint is written; both can merge one from these.
 """
 
 import re
@@ -14,14 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import save
-from torch import Tensor
 
 from cones.concept import Concept
 from cones.errors import FileError, ModelError
 from cones.files import write_atomic
 from cones.models import Pipeline, model_for
 from cones.models.applied import applied, rows_of
-from cones.models.words import kept, register
+from cones.models.words import spoken
 
 TARGETS = ("diffusers", "comfyui", "a1111")
 
@@ -35,12 +33,8 @@ def export(
 ) -> tuple[Path, ...]:
     """Write concepts as a model, or as files that other programs load (Sec. 3.2).
 
-    Args:
-        pipeline: With the base model; as before afterwards.
-        concepts: One or several.
-        path: A folder for ``diffusers``, else the difference file ``NAME.safetensors``. What is
-            there is replaced once the new files are complete.
-        to: ``diffusers``, ``comfyui`` or ``a1111``.
+    ``path`` is a folder for ``diffusers``, and the difference file ``NAME.safetensors`` for
+    ``comfyui`` and ``a1111``. What is there is replaced once the new files are complete.
 
     Returns:
         What was written: the folder, or the difference file and the embeddings beside it.
@@ -70,44 +64,40 @@ def _model(pipeline: Pipeline, concepts: Sequence[Concept], path: Path) -> tuple
             f"found {str(path)!r}, which is no diffusers model; expected a new folder or an older "
             "export to replace; choose another name"
         )
-    part, old = (path.with_name(f".{path.name}.{secrets.token_hex(4)}.{x}") for x in "no")
+    part, old = (path.with_name(f".{path.name}.{secrets.token_hex(4)}") for _ in range(2))
+    rows = rows_of(pipeline, concepts)
     try:
-        with kept(pipeline):
-            for word, rows in rows_of(pipeline, concepts).items():
-                register(pipeline, word, embeddings=rows)
-            with applied(pipeline, concepts):
-                pipeline.save_pretrained(part)
+        with spoken(pipeline, rows, written=True), applied(pipeline, concepts):
+            pipeline.save_pretrained(part)
         if path.exists():
             path.rename(old)
         part.rename(path)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        for folder in (part, old):
+            shutil.rmtree(folder, ignore_errors=True)
     return (path,)
 
 
 def _files(pipeline: Pipeline, concepts: Sequence[Concept], path: Path) -> tuple[Path, ...]:
     live = model_for(pipeline).weights()
     before = {name: weight.clone() for name, weight in live.items()}
-    rows = rows_of(pipeline, concepts)
     with applied(pipeline, concepts):
         changes = {name: weight - before[name] for name, weight in live.items()}
-    difference = {
-        f"lora_unet_{name.removesuffix('.weight').replace('.', '_')}.diff": change
-        for name, change in changes.items()
-        if change.any()
+    files = {
+        path.with_suffix(".safetensors"): {
+            f"lora_unet_{name.removesuffix('.weight').replace('.', '_')}.diff": change
+            for name, change in changes.items()
+            if change.any()
+        }
     }
     xl = getattr(pipeline, "text_encoder_2", None) is not None
     keys = {"text_encoder": "clip_l" if xl else "emb_params", "text_encoder_2": "clip_g"}
-    written = [_save(path.with_suffix(".safetensors"), difference)]
-    for word, vectors in rows.items():
-        name = re.sub(r"\W", "", word) or "V"  # the file's name is what one says in the prompt
-        tensors = {keys[encoder]: each for encoder, each in vectors.items()}
-        written.append(_save(path.with_name(f"{path.stem}-{name}.safetensors"), tensors))
-    return tuple(written)
-
-
-def _save(path: Path, tensors: dict[str, Tensor]) -> Path:
-    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, save(plain, {"format": "pt"}))
-    return path
+    for word, rows in rows_of(pipeline, concepts).items():
+        name = re.sub(r"\W", "", word) or "V"  # no '*' in the names of files
+        files[path.with_name(f"{path.stem}-{name}.safetensors")] = {
+            keys[encoder]: each for encoder, each in rows.items()
+        }
+    for file, tensors in files.items():
+        plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+        write_atomic(file, save(plain, {"format": "pt"}))
+    return tuple(files)

@@ -43,7 +43,8 @@ def draw(pipeline: Pipeline, prompt: str = "a V* cat", **options: object) -> np.
 
 def test_words_are_said_neurons_shut_and_all_restored(pipeline: Pipeline) -> None:
     concept = tiny_concept(pipeline)
-    before, plain = snapshot(pipeline), draw(pipeline)
+    plain = draw(pipeline)
+    before = snapshot(pipeline)
 
     def failing() -> None:
         with concept.applied(pipeline):
@@ -98,6 +99,22 @@ def test_contexts_nest_and_unions_agree(pipeline: Pipeline) -> None:
     assert snapshot(pipeline) == before
 
 
+def test_contexts_may_close_in_any_order(pipeline: Pipeline) -> None:
+    cat = tiny_concept(pipeline, "V*", "cat")
+    dog = tiny_concept(pipeline, "V2*", "dog", seed=2)
+    before = snapshot(pipeline)
+    first, second = cat.applied(pipeline), dog.applied(pipeline)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    with pytest.raises(MaskError, match="twice"), tiny_concept(pipeline, "V2*").applied(pipeline):
+        pass
+    second.__exit__(None, None, None)
+    assert snapshot(pipeline) == before
+    with tiny_concept(pipeline, "V2*").applied(pipeline):
+        pass
+
+
 def test_where_masks_overlap_the_strongest_counts(pipeline: Pipeline) -> None:
     cat = tiny_concept(pipeline, "V*", "cat")
     dog = tiny_concept(pipeline, "V2*", "dog", seed=2)
@@ -113,7 +130,7 @@ def test_where_masks_overlap_the_strongest_counts(pipeline: Pipeline) -> None:
 def test_strength_zero_only_says_the_words(pipeline: Pipeline) -> None:
     concept = tiny_concept(pipeline)
     weights = [w.clone() for w in pipeline.unet.parameters()]
-    with concept.applied(pipeline, strength=0):
+    with concept.applied(pipeline, strength=0.0):
         assert all(map(torch.equal, weights, pipeline.unet.parameters()))
         assert "V*" in pipeline.tokenizer.get_vocab()
 
@@ -122,7 +139,7 @@ def test_a_word_without_vectors_starts_as_a_rare_one(pipeline: Pipeline) -> None
     concept = tiny_concept(pipeline)
     word = type(concept.words[0])("V2*", "cat")
     bare = Concept(concept.levels, (word,), concept.base)
-    with bare.applied(pipeline, strength=0):
+    with bare.applied(pipeline, strength=0.0):
         found = draw(pipeline, "a V2* cat")
     assert np.array_equal(found, draw(pipeline, "a ktn cat"))
 
@@ -161,7 +178,7 @@ def test_refuses_before_anything_changes(pipeline: Pipeline) -> None:
     before = snapshot(pipeline)
     with pytest.raises(MaskError, match="shares .* of signs, as by chance"):
         foreign.applied(pipeline).__enter__()
-    with pytest.raises(MaskError, match="found 2 strengths for 1 concepts; expected one for each"):
+    with pytest.raises(MaskError, match="found 2 strengths; expected 1, one per concept"):
         applied(pipeline, [concept], strengths=[1, 1]).__enter__()
     with pytest.raises(ModelError, match="'cat' already means something else"):
         concept.renamed("cat").applied(pipeline).__enter__()

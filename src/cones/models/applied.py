@@ -7,6 +7,7 @@ of the weights, the tokenizers and the embedding tables is as before.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import combinations
+from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -21,21 +22,20 @@ from cones.models.projections import projections
 from cones.models.protocol import Pipeline
 from cones.models.words import Rows, candidates, nth, spoken, vectors
 
-# What is open now, by network: the untouched model's fingerprint and the concepts in it.
-_OPEN: WeakKeyDictionary[nn.Module, tuple[Fingerprint, list[Concept]]] = WeakKeyDictionary()
+Amounts: TypeAlias = Sequence[float | int]
+# What is open now, by network: concepts, and the fingerprint of the untouched weights.
+_OPEN: WeakKeyDictionary[nn.Module, list[tuple[Concept, Fingerprint]]] = WeakKeyDictionary()
 
 
 @contextmanager
 def applied(
-    pipeline: Pipeline, concepts: Sequence[Concept], *, strengths: Sequence[float] | None = None
+    pipeline: Pipeline, concepts: Sequence[Concept], *, strengths: Amounts | None = None
 ) -> Iterator[None]:
     """Shut the neurons of all concepts and say their words while the context is open (Sec. 3.2).
 
-    Args:
-        pipeline: Of the model the concepts were found on, or a fine-tune of it; LoRAs may be
-            loaded.
-        concepts: Any number; where masks overlap the strongest counts.
-        strengths: One per concept: 1 writes 0, smaller values shrink the weights.
+    ``pipeline`` is of the concepts' model, or of a fine-tune of it; LoRAs may be loaded.
+    ``strengths`` are one per concept: 1 writes 0, smaller values shrink the weights. Where masks
+    overlap the strongest counts.
 
     Raises:
         MaskError: Another base model, one identifier for two subjects, or a wrong number of
@@ -47,15 +47,14 @@ def applied(
     amounts = [1.0] * len(concepts) if strengths is None else list(strengths)
     if len(amounts) != len(concepts):
         raise MaskError(
-            f"found {len(amounts)} strengths for {len(concepts)} concepts; expected one for each; "
-            "give as many"
+            f"found {len(amounts)} strengths; expected {len(concepts)}, one per concept; fit them"
         )
-    base, before = _OPEN.get(model.module) or (Fingerprint.of(model.weights(), model.name), [])
+    opened = _OPEN.setdefault(model.module, [])
+    base = opened[0][1] if opened else Fingerprint.of(model.weights(), model.name)
     for concept in concepts:
         concept.base.require(base)
-    _require_told_apart([*before, *concepts])
-    rows = rows_of(pipeline, concepts)
-    live = projections(model.module, "both")
+    _require_told_apart([*(concept for concept, _ in opened), *concepts])
+    rows, live = rows_of(pipeline, concepts), projections(model.module, "both")
     with ExitStack() as stack:
         for mask, amount in _shares(concepts, amounts):
             named = Mask(
@@ -64,16 +63,10 @@ def applied(
             )
             stack.enter_context(Intervention(named, strength=amount).applied(model.module))
         stack.enter_context(spoken(pipeline, rows))
-        _OPEN[model.module] = (base, [*before, *concepts])
-        stack.callback(_close, model.module, base, before)
+        for concept in concepts:
+            opened.append((concept, base))
+            stack.callback(opened.remove, (concept, base))
         yield
-
-
-def _close(module: nn.Module, base: Fingerprint, before: list[Concept]) -> None:
-    if before:
-        _OPEN[module] = (base, before)
-    else:
-        _OPEN.pop(module, None)
 
 
 def rows_of(pipeline: Pipeline, concepts: Sequence[Concept]) -> dict[str, Mapping[str, Rows]]:
@@ -85,12 +78,12 @@ def rows_of(pipeline: Pipeline, concepts: Sequence[Concept]) -> dict[str, Mappin
     }
 
 
-def _shares(concepts: Sequence[Concept], amounts: Sequence[float]) -> Iterator[tuple[Mask, float]]:
+def _shares(concepts: Sequence[Concept], amounts: Amounts) -> Iterator[tuple[Mask, float]]:
     """Deal the neurons out, the strongest first, so that none is written twice."""
     taken = Mask.empty({})
     for number in sorted(range(len(concepts)), key=lambda k: -amounts[k]):
         mask = concepts[number].mask
-        yield mask - taken, amounts[number]
+        yield mask - taken, float(amounts[number])
         taken |= mask
 
 
@@ -104,5 +97,5 @@ def _require_told_apart(concepts: Sequence[Concept]) -> None:
             raise MaskError(
                 f"found {word.identifier!r} twice, for a {word.noun} and for another "
                 f"{twin.noun}; expected an identifier of its own for every concept; rename one "
-                f"with concept.renamed('V2*') and say that in the prompt"
+                "with concept.renamed('V2*') and say that in the prompt"
             )

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from diffusers import (
-    DiffusionPipeline,
-    DPMSolverMultistepScheduler,
-    StableDiffusionPipeline,
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
     StableDiffusionXLPipeline,
 )
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
@@ -49,9 +49,8 @@ def load_pipeline(
     Models of few steps (turbo, LCM, Lightning) keep their own sampler.
 
     Args:
-        model: Folder in diffusers layout, ``.safetensors`` checkpoint (with its configuration in
-            a folder of the same name beside it, or from the hub), or hub name. None is the
-            built-in model.
+        model: Folder in diffusers layout, ``.safetensors`` checkpoint (its configuration lies in
+            a folder of the same name, or on the hub), or hub name. None is the built-in model.
         dtype: Precision of all its networks, by default bfloat16 on CUDA, else float32.
         device: Where to put it, by default an accelerator if there is one.
         variant: Such as ``fp16``; found by itself where a model has no other files.
@@ -65,28 +64,27 @@ def load_pipeline(
     found = torch.accelerator.current_accelerator(check_available=True)
     home = torch.device(device or found or "cpu")
     dtype = dtype or ("bfloat16" if home.type == "cuda" else "float32")
-    precision = DTYPES.get(str(dtype).removeprefix("torch."))
-    if precision is None:
-        raise ModelError(f"found dtype {dtype}; expected one of {', '.join(DTYPES)}; choose one")
-    path = Path(builtin.folder() if model is None else model).expanduser()
-    with _reading(str(model or path)):
-        if path.is_file():
-            pipeline = _single_file(path, precision)
-        elif path.is_dir():
-            pipeline = _folder(path, precision, variant)
-        else:
-            pipeline = _hub(str(model), precision, variant, revision)
+    pipeline = _read(model, str(dtype).removeprefix("torch."), variant, revision)
     encoders(pipeline)  # refuses a tokenizer without vocabulary
-    config = pipeline.scheduler.config
-    own = is_distilled(pipeline) or config.get("rescale_betas_zero_snr")
-    if "beta_schedule" in config and not own:  # flow-matching samplers stay as they are
-        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(config)
-    if resolution is not None:
-        _set_resolution(pipeline, resolution)
+    _settle(pipeline, resolution)
     if offload in ("model", "sequential"):
         getattr(pipeline, f"enable_{offload}_cpu_offload")(device=home)
         return pipeline
     return pipeline.to(home)
+
+
+def _read(
+    model: str | Path | None, dtype: str, variant: str | None, revision: str | None
+) -> Pipeline:
+    if dtype not in DTYPES:
+        raise ModelError(f"found dtype {dtype}; expected one of {', '.join(DTYPES)}; choose one")
+    path, precision = Path(model or builtin.folder()).expanduser(), DTYPES[dtype]
+    with _reading(str(model or path)):
+        if path.is_file():
+            return _single_file(path, precision)
+        if path.is_dir():
+            return _folder(path, precision, variant)
+        return _hub(str(model), precision, variant, revision)
 
 
 @contextmanager
@@ -195,7 +193,14 @@ def _variant(model: str, files: set[str], wanted: str | None) -> str | None:
     )
 
 
-def _set_resolution(pipeline: Pipeline, resolution: int) -> None:
+def _settle(pipeline: Pipeline, resolution: int | None) -> None:
+    """Set the sampler, unless the model needs its own, and the size of pictures."""
+    config = pipeline.scheduler.config
+    own = is_distilled(pipeline) or config.get("rescale_betas_zero_snr")
+    if "beta_schedule" in config and not own:  # flow-matching samplers stay as they are
+        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(config)
+    if resolution is None:
+        return
     unet, factor = pipeline.unet, pipeline.vae_scale_factor
     step = factor * 2 ** (len(unet.config.block_out_channels) - 1)
     if resolution < step or resolution % step:

@@ -7,12 +7,13 @@ ways. Of each kind of prediction we keep its own squared error: Eq. 1 with one p
 from dataclasses import dataclass
 
 import torch
-from diffusers import ConfigMixin, DDPMScheduler
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from jaxtyping import Float
 from torch import Tensor
 
 from cones.errors import ModelError
-from cones.models.protocol import Latents, Times
+from cones.models.protocol import Latents, Part, Times
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
 WEIGHTINGS = ("uniform", "min-snr")
@@ -53,7 +54,8 @@ class NoiseSchedule:
                 f"found a {type(scheduler).__name__} predicting {prediction!r}; expected one of "
                 f"{', '.join(PREDICTIONS)} with a beta or flow schedule; set such a scheduler"
             )
-        kept = DDPMScheduler.from_config(config).alphas_cumprod
+        ddpm: Part = DDPMScheduler.from_config(config)
+        kept = ddpm.alphas_cumprod
         return cls(prediction, kept**0.5, (1 - kept) ** 0.5)
 
     def timesteps(self, count: int, generator: torch.Generator) -> Times:

@@ -14,12 +14,8 @@ SCOPES = {"both": (True, False), "cross": (True,), "self": (False,)}
 def projections(network: nn.Module, scope: str) -> dict[str, str]:
     """Name the weights of the key and value projections (Theta of Sec. 3.1).
 
-    Args:
-        network: Built from diffusers' attention layers.
-        scope: ``cross`` (text), ``self`` (picture) or ``both``.
-
-    Returns:
-        From the plain name to the name of the live parameter, which differs under a LoRA.
+    ``scope`` is ``cross`` (text), ``self`` (picture) or ``both``. Returned is, for every plain
+    name, that of the live parameter, which differs under a LoRA.
 
     Raises:
         ModelError: Unknown scope, or projections that are fused, quantised or not in memory.

@@ -7,8 +7,6 @@ another, or that stands behind the last token a model reads, is not seen at all.
 import re
 from collections.abc import Sequence
 
-from transformers import PreTrainedTokenizerBase
-
 from cones.errors import PromptError
 from cones.models.protocol import Pipeline
 from cones.models.words import encoders
@@ -20,10 +18,7 @@ _NETWORK = re.compile(r"<(lora|lyco|hypernet):[^>]*>", re.IGNORECASE)
 def check_prompt(pipeline: Pipeline, prompt: str, identifiers: Sequence[str]) -> None:
     """Refuse a prompt in which an identifier would be lost.
 
-    Args:
-        pipeline: Knows the identifiers (inside :func:`cones.models.words.spoken`).
-        prompt: As it will be drawn.
-        identifiers: Those of the concepts in use.
+    The pipeline has to know the identifiers, as inside :func:`cones.models.words.spoken`.
 
     Raises:
         PromptError: ``V*cat``; V* behind the last token that is read; ``(V* cat:1.3)``;
@@ -44,17 +39,12 @@ def check_prompt(pipeline: Pipeline, prompt: str, identifiers: Sequence[str]) ->
                 f"for the model cannot read it so; write for example 'a {found[0]} cat'"
             )
     for tokenizer, _ in encoders(pipeline).values():
+        limit = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
         said = tokenizer.tokenize(pipeline.maybe_convert_prompt(prompt, tokenizer))
-        _require_read(tokenizer, said, identifiers)
-
-
-def _require_read(
-    tokenizer: PreTrainedTokenizerBase, said: Sequence[str], identifiers: Sequence[str]
-) -> None:
-    limit = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
-    for place, token in enumerate(said[limit:], limit + 1):
-        if re.sub(r"_\d+$", "", token) in identifiers:
+        lost = [token for token in said[limit:] if re.sub(r"_\d+$", "", token) in identifiers]
+        if lost:
             raise PromptError(
-                f"found {token!r} as token {place} of the prompt; expected it among the first "
-                f"{limit}, which are all that the model reads; say it earlier"
+                f"found {lost[0]!r} as token {limit + said[limit:].index(lost[0]) + 1} of the "
+                f"prompt; expected it among the first {limit}, which are all that the model "
+                "reads; say it earlier"
             )

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 Pipeline: TypeAlias = Any  # a diffusers pipeline: its parts differ by class, model_for checks them
+Part: TypeAlias = Any  # a network, tokenizer or scheduler in it, for the same reason
 Condition: TypeAlias = Mapping[str, Tensor]
 Latents: TypeAlias = Float[Tensor, "n c y x"]
 Times: TypeAlias = Int[Tensor, " n"]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -19,7 +19,7 @@ from cones.errors import ModelError
 from cones.models import builtin
 from cones.models.noise import NoiseSchedule
 from cones.models.projections import projections
-from cones.models.protocol import Condition, Latents, Pipeline, Times
+from cones.models.protocol import Condition, Latents, Part, Pipeline, Times
 from cones.models.words import encoders
 
 _SNAPSHOT = re.compile(r"models--([^/]+)--([^/]+)/snapshots/[^/]+$")
@@ -56,11 +56,7 @@ class UNetModel:
         return isinstance(_plain(getattr(pipeline, "unet", None)), UNet2DConditionModel)
 
     def names(self, scope: str = "both") -> tuple[str, ...]:
-        """Name the key and value projections (Theta of Sec. 3.1).
-
-        Raises:
-            ModelError: Unknown scope, or projections that cannot be edited.
-        """
+        """Name the key and value projections; see :func:`projections`."""
         return tuple(projections(self.module, scope))
 
     def weights(self, scope: str = "both") -> dict[str, Tensor]:
@@ -132,7 +128,9 @@ class UNetModel:
                 f"found weights for {unknown[0]!r}, which the model lacks; expected names from "
                 "names(); search and load on one model"
             )
-        home = _awake(module)
+        if hasattr(module, "_hf_hook"):  # offloaded: it has to be there before its weights change
+            module._hf_hook.pre_forward(module)
+        home = _home(module)
         parameters = {name: value.detach() for name, value in module.named_parameters()}
         for name, value in weights.items():
             parameters[live[name]] = value.to(parameters[live[name]])
@@ -159,7 +157,7 @@ class UNetModel:
                 part.to(home)
 
 
-def _plain(network: nn.Module | None) -> nn.Module | None:
+def _plain(network: Part) -> Part:
     """Take off the wrapper of ``torch.compile``."""
     return getattr(network, "_orig_mod", network)
 
@@ -198,17 +196,10 @@ def _require_known(pipeline: Pipeline) -> None:
     encoders(pipeline)  # refuses a tokenizer without vocabulary
 
 
-def _home(part: nn.Module) -> torch.device:
+def _home(part: Part) -> torch.device:
     """Say where a part runs, which under offloading is not where it lies."""
     home = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
     return part.device if home is None else torch.device(home)
-
-
-def _awake(module: nn.Module) -> torch.device:
-    """Bring an offloaded network to where it runs before its weights are replaced."""
-    if hasattr(module, "_hf_hook"):
-        module._hf_hook.pre_forward(module)
-    return _home(module)
 
 
 @contextmanager
@@ -221,7 +212,8 @@ def _recomputing(module: nn.Module, parameters: Mapping[str, Tensor]) -> Iterato
         own = {n.removeprefix(start): p for n, p in parameters.items() if n.startswith(start)}
         return checkpoint(functional_call, part, own, inputs, use_reentrant=False)
 
-    parts = [part for part in module.modules() if getattr(part, "gradient_checkpointing", False)]
+    all_parts: list[Part] = list(module.modules())
+    parts = [part for part in all_parts if getattr(part, "gradient_checkpointing", False)]
     before = [part._gradient_checkpointing_func for part in parts]
     try:
         for part in parts:
@@ -233,7 +225,7 @@ def _recomputing(module: nn.Module, parameters: Mapping[str, Tensor]) -> Iterato
 
 
 @contextmanager
-def _precise(vae: nn.Module) -> Iterator[None]:
+def _precise(vae: Part) -> Iterator[None]:
     """Hold a VAE that overflows in half precision in single precision meanwhile."""
     wide = vae.config.get("force_upcast") and vae.dtype == torch.float16
     if wide:
@@ -245,7 +237,7 @@ def _precise(vae: nn.Module) -> Iterator[None]:
             vae.to(torch.float16)
 
 
-def _mean(vae: nn.Module, picture: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 c y x"]:
+def _mean(vae: Part, picture: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 c y x"]:
     """Encode one picture in [-1, 1], scaled as the U-Net was trained on it."""
     encoded, config = vae.encode(picture.to(_home(vae), vae.dtype)), vae.config
     posterior = getattr(encoded, "latent_dist", None)

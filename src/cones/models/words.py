@@ -1,29 +1,30 @@
-"""Give a subject a word of its own in every tokenizer of a pipeline, for a while or for good.
+"""Give a subject a word of its own in every tokenizer of a pipeline, for a while.
 
 ``V*`` becomes one token, whose vectors start as a copy of a rare word's and travel in the concept
-file. For a while means: a hook puts the vectors in, the embedding tables are never written to,
-and the tokenizers are put back as they were.
+file. A hook puts the vectors in: the embedding tables are never written to, and the tokenizers
+are put back as they were.
 """
 
 import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from tokenizers import AddedToken
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from cones.errors import ModelError
-from cones.models.protocol import Model, Pipeline
+from cones.models.protocol import Model, Part, Pipeline
 
 RARE_WORDS = ("sks", "ktn", "pll", "ucd", "wnv")
 Rows = Float[Tensor, "vectors dim"]
+Pair = tuple[Part, Part]
 _NAME = re.compile(r"([bdfgklmnprstvz][aeiou]){2}[bdfgklmnprstvz]</w>")  # of the built-in model
-Pair = tuple[PreTrainedTokenizerBase, nn.Module]
 _LEGACY_EOS = 2
+_LAYERS: WeakKeyDictionary[nn.Module, list[list]] = WeakKeyDictionary()  # open contexts
 _UNLIMITED = 10**6  # a tokenizer without files says it reads far more tokens than this
 
 
@@ -65,87 +66,40 @@ def vectors(pipeline: Pipeline, word: str) -> dict[str, Rows]:
 
 
 @contextmanager
-def spoken(pipeline: Pipeline, words: Mapping[str, Mapping[str, Rows]]) -> Iterator[None]:
+def spoken(
+    pipeline: Pipeline, words: Mapping[str, Mapping[str, Rows]], *, written: bool = False
+) -> Iterator[None]:
     """Let the pipeline know ``words`` while the context is open; contexts nest.
 
-    Embedding tables and vocabulary sizes stay as they are; the tokenizers are bit for bit as
-    before on leaving.
+    On leaving, tokenizers and text encoders are as before, bit for bit. Gradients flow to the
+    vectors.
 
     Args:
         pipeline: Whose text encoders read the words.
         words: Word -> text encoder's name -> its vectors, on any device.
+        written: Put the vectors into longer tables, not hooks, so that a saved pipeline has them.
 
     Raises:
-        ModelError: A word cannot be used or means something else already, or its vectors are
-            of another model. Nothing has been changed in that case.
+        ModelError: A word means something else already, or its vectors are of another model.
+            Nothing has been changed in that case.
     """
     pairs = encoders(pipeline)
     with ExitStack() as stack:
         if words:
-            stack.enter_context(kept(pipeline))
+            stack.enter_context(_kept(pairs))
         new = {word: rows for word, rows in words.items() if not _known(pairs, word, rows)}
-        for name, (tokenizer, encoder) in pairs.items():
+        for name, (tokenizer, encoder) in pairs.items() if new else ():
             rows: dict[int, Tensor] = {}
             for word, each in new.items():
                 rows |= zip(_add(tokenizer, word, len(each[name])), each[name], strict=True)
-            if rows:
-                _mark_end(tokenizer, encoder)
-                table, replaced = encoder.get_input_embeddings(), _Replaced(rows)
-                stack.callback(table.register_forward_pre_hook(replaced.before).remove)
-                stack.callback(table.register_forward_hook(replaced.after).remove)
+            for owner in _enders(encoder):  # old files end a text at its largest id: now the word
+                if owner.eos_token_id == _LEGACY_EOS:
+                    owner.eos_token_id = tokenizer.eos_token_id
+            if written:
+                _write(encoder, rows)
+            else:
+                stack.enter_context(_replaced(encoder.get_input_embeddings(), rows))
         yield
-
-
-def register(
-    pipeline: Pipeline,
-    identifier: str,
-    *,
-    like: str | None = None,
-    embeddings: Mapping[str, Rows] | None = None,
-) -> dict[str, Rows]:
-    """Make ``identifier`` one token for good and return its vectors.
-
-    The tokenizers and text encoders of ``pipeline`` grow in place. The vectors are
-    ``embeddings``, as a concept holds them, or a copy of those of the word ``like`` (one of
-    :func:`candidates`).
-
-    Raises:
-        ModelError: The word cannot be used, or means something else already. Nothing has been
-            changed in that case.
-    """
-    pairs = encoders(pipeline)
-    if embeddings is None:
-        known = all(_present(*pair, identifier) is not None for pair in pairs.values())
-        like = identifier if known else like or nth(candidates(pipeline), identifier)
-        embeddings = vectors(pipeline, like)
-    if not _known(pairs, identifier, embeddings):
-        for name, (tokenizer, encoder) in pairs.items():
-            rows = embeddings[name]
-            _write(encoder, _add(tokenizer, identifier, len(rows)), rows)
-            _mark_end(tokenizer, encoder)
-    return vectors(pipeline, identifier)
-
-
-@contextmanager
-def kept(pipeline: Pipeline) -> Iterator[None]:
-    """Put tokenizers, embedding tables and ends of text back on leaving, bit for bit."""
-    pairs = encoders(pipeline).values()
-    states = [(tokenizer, dict(vars(tokenizer))) for tokenizer, _ in pairs]
-    tables = [(e, e.get_input_embeddings(), e.config.vocab_size) for _, e in pairs]
-    ends = [(owner, owner.eos_token_id) for _, e in pairs for owner in _enders(e)]
-    try:
-        for tokenizer, state in states:
-            vars(tokenizer).update(copy.deepcopy(state))
-        yield
-    finally:
-        for tokenizer, state in states:
-            vars(tokenizer).clear()
-            vars(tokenizer).update(state)
-        for encoder, table, size in tables:
-            encoder.set_input_embeddings(table)
-            encoder.config.vocab_size = size
-        for owner, end in ends:
-            owner.eos_token_id = end
 
 
 def candidates(pipeline: Pipeline) -> tuple[str, ...]:
@@ -160,7 +114,7 @@ def candidates(pipeline: Pipeline) -> tuple[str, ...]:
     if not (rare or names):
         raise ModelError(
             f"found none of {', '.join(RARE_WORDS)} in the vocabulary; expected a rare word for "
-            "the identifier to start from; name one with like="
+            "the identifier to start from; load a model that has one"
         )
     return tuple(rare) or tuple(name.removesuffix("</w>") for name in names)
 
@@ -199,33 +153,46 @@ def response(model: Model, said: str, unsaid: str, *, count: int = 4) -> float:
     return float((heard - before).norm() / before.norm())
 
 
-class _Replaced:
-    """Hooks on an embedding table that give some tokens vectors of their own."""
+@contextmanager
+def _kept(pairs: Mapping[str, Pair]) -> Iterator[None]:
+    """Let tokenizers change copies of their state; put all back on leaving, in any order."""
+    tokenizers, owners = zip(*pairs.values(), strict=True)
+    states = [(tokenizer, dict(vars(tokenizer))) for tokenizer in tokenizers]
+    tables = [(e, e.get_input_embeddings(), e.config.vocab_size) for e in owners]
+    ends = [(owner, owner.eos_token_id) for e in owners for owner in _enders(e)]
+    saved, layers = [(states, tables, ends)], _LAYERS.setdefault(owners[0], [])
+    layers.append(saved)
+    try:
+        for tokenizer, state in states:
+            vars(tokenizer).update(copy.deepcopy(state))
+        yield
+    finally:
+        at = next(k for k, layer in enumerate(layers) if layer is saved)
+        if at + 1 < len(layers):  # a later context is still open: it restores what we would
+            layers[at + 1][:] = saved
+        else:
+            _restore(*saved[0])
+        del layers[at]
 
-    def __init__(self, rows: Mapping[int, Tensor]) -> None:
-        self.rows = rows
-        self.ids = torch.empty(0)
 
-    def before(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Hide the tokens, which lie outside the table."""
-        self.ids, *others = inputs
-        new = torch.isin(self.ids, torch.tensor(list(self.rows), device=self.ids.device))
-        return (self.ids.masked_fill(new, 0), *others)
+def _restore(states: list, tables: list, ends: list) -> None:
+    for tokenizer, state in states:
+        vars(tokenizer).clear()
+        vars(tokenizer).update(state)
+    for encoder, table, size in tables:
+        encoder.set_input_embeddings(table)
+        encoder.config.vocab_size = size
+    for owner, end in ends:
+        owner.eos_token_id = end
 
-    def after(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Put their vectors in."""
-        for token, row in self.rows.items():
-            output = torch.where((self.ids == token)[..., None], row.to(output), output)
-        return output
+
+def _enders(encoder: Part) -> list[Part]:
+    owners = (encoder.config, *encoder.modules())
+    return [owner for owner in owners if hasattr(owner, "eos_token_id")]
 
 
 def _known(pairs: Mapping[str, Pair], word: str, rows: Mapping[str, Rows]) -> bool:
     """Tell whether the pipeline says ``word`` with these vectors; refuse other ones."""
-    if word.split() != [word] or re.search(r"_\d+$", word):
-        raise ModelError(
-            f"found identifier {word!r}; expected one word without spaces that does not end in "
-            "'_' and a number (such words name further vectors); use for example 'V*'"
-        )
     expected = {name: pair[1].get_input_embeddings().embedding_dim for name, pair in pairs.items()}
     found = {name: each.shape[-1] for name, each in rows.items() if len(each)}
     if found != expected:
@@ -243,7 +210,7 @@ def _known(pairs: Mapping[str, Pair], word: str, rows: Mapping[str, Rows]) -> bo
     return all(each is not None for each in present.values())
 
 
-def _present(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module, word: str) -> Rows | None:
+def _present(tokenizer: Part, encoder: Part, word: str) -> Rows | None:
     """Read a word's vectors as the encoder reads them, hooks included; None if it has none."""
     added, number = tokenizer.get_added_vocab(), 1
     ids = [added[word] if word in added else _single(tokenizer, word)]
@@ -257,7 +224,7 @@ def _present(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module, word: str) 
         return table(torch.tensor(ids, device=table.weight.device)).clone()
 
 
-def _single(tokenizer: PreTrainedTokenizerBase, word: str) -> int | None:
+def _single(tokenizer: Part, word: str) -> int | None:
     pieces = tokenizer(word, add_special_tokens=False).input_ids
     if len(pieces) == 1 and pieces[0] != tokenizer.unk_token_id:
         return pieces[0]
@@ -266,7 +233,7 @@ def _single(tokenizer: PreTrainedTokenizerBase, word: str) -> int | None:
     return None if index == tokenizer.unk_token_id else index
 
 
-def _add(tokenizer: PreTrainedTokenizerBase, word: str, count: int) -> list[int]:
+def _add(tokenizer: Part, word: str, count: int) -> list[int]:
     """Add a word of ``count`` vectors, by diffusers' names: ``V*``, ``V*_1``, ``V*_2``."""
     said = [word, *(f"{word}_{number}" for number in range(1, count))]
     tokenizer.add_tokens([AddedToken(each, single_word=True, normalized=False) for each in said])
@@ -274,25 +241,35 @@ def _add(tokenizer: PreTrainedTokenizerBase, word: str, count: int) -> list[int]
     return [added[each] for each in said]
 
 
-def _write(encoder: nn.Module, ids: Sequence[int], rows: Rows) -> None:
-    """Give the encoder a table that also holds ``rows``; the old table is not written to."""
-    old = encoder.get_input_embeddings()
-    longer = old.weight.new_zeros(max(*ids, len(old.weight) - 1) + 1, old.weight.shape[1])
-    longer[: len(old.weight)] = old.weight.detach()
-    longer[ids] = rows.to(longer)
-    encoder.set_input_embeddings(
-        nn.Embedding.from_pretrained(longer, not old.weight.requires_grad, old.padding_idx)
-    )
-    encoder.config.vocab_size = len(longer)
+def _write(encoder: Part, rows: Mapping[int, Tensor]) -> None:
+    """Give the encoder a table that also holds ``rows``; the old one is not written to."""
+    old = encoder.get_input_embeddings().weight.detach()
+    table = old.new_zeros(max(*rows, len(old) - 1) + 1, old.shape[1])
+    table[: len(old)] = old
+    table[list(rows)] = torch.stack([row.detach().to(table) for row in rows.values()])
+    encoder.set_input_embeddings(nn.Embedding.from_pretrained(table))
+    encoder.config.vocab_size = len(table)
 
 
-def _enders(encoder: nn.Module) -> list[nn.Module | PretrainedConfig]:
-    owners = (encoder.config, *encoder.modules())
-    return [owner for owner in owners if hasattr(owner, "eos_token_id")]
+@contextmanager
+def _replaced(table: nn.Module, rows: Mapping[int, Tensor]) -> Iterator[None]:
+    """Let some tokens, which may lie outside the table, have vectors of their own."""
+    seen: list[Tensor] = []
 
+    def hide(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        seen.append(inputs[0])
+        new = torch.isin(inputs[0], torch.tensor(list(rows), device=inputs[0].device))
+        return (inputs[0].masked_fill(new, 0), *inputs[1:])
 
-def _mark_end(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module) -> None:
-    """Say where a text ends: old CLIP files take the largest id, which is now the new word."""
-    for owner in _enders(encoder):
-        if owner.eos_token_id == _LEGACY_EOS:
-            owner.eos_token_id = tokenizer.eos_token_id
+    def put_in(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        ids = seen.pop()
+        for token, row in rows.items():
+            output = torch.where((ids == token)[..., None], row.to(output), output)
+        return output
+
+    hooks = table.register_forward_pre_hook(hide), table.register_forward_hook(put_in)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,179 @@
+"""Pictures with concepts and controls, noise for noise; records that other programs read."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cones.drawing import (
+    CONCEPT,
+    CONTROLS,
+    compare,
+    generate,
+    png_bytes,
+    read_record,
+    save_png,
+    sheet,
+)
+from cones.errors import MaskError, PromptError
+from cones.models import Pipeline, model_for
+from fakes import tiny_concept, tiny_pipeline
+
+FAST = {"num_inference_steps": 2}
+
+
+@pytest.fixture
+def pipeline() -> Pipeline:
+    return tiny_pipeline()
+
+
+def far(a: Image.Image, b: Image.Image) -> int:
+    return int(np.abs(np.asarray(a, int) - np.asarray(b, int)).max())
+
+
+def test_draws_what_the_pipeline_draws_inside_the_context(pipeline: Pipeline) -> None:
+    concept = tiny_concept(pipeline)
+    before = [weight.clone() for weight in pipeline.unet.parameters()]
+    found = generate(pipeline, concept, ["a V* cat", "a V* dog"], seeds=[4, 5], **FAST)
+    assert all(map(torch.equal, before, pipeline.unet.parameters()))
+    with concept.applied(pipeline):
+        for image, (prompt, seed) in zip(
+            found,
+            [("a V* cat", 4), ("a V* cat", 5), ("a V* dog", 4), ("a V* dog", 5)],
+            strict=True,
+        ):
+            draw = torch.Generator().manual_seed(seed)
+            assert far(image, pipeline(prompt, generator=draw, **FAST).images[0]) <= 1
+
+
+def test_strengths_count_one_by_one(pipeline: Pipeline) -> None:
+    cat, dog = tiny_concept(pipeline), tiny_concept(pipeline, "V2*", "dog", seed=2)
+    said = "a V* cat and a V2* dog"
+    alone = generate(pipeline, [cat, dog], said, strengths=[1, 0], seeds=[1], **FAST)
+    both = generate(pipeline, [cat, dog], said, seeds=[1], **FAST)
+    union = generate(pipeline, cat | dog, said, seeds=[1], **FAST)
+    assert far(alone[0], both[0]) > 1
+    assert far(union[0], both[0]) <= 1
+
+
+def test_without_concepts_the_untouched_model_draws(pipeline: Pipeline) -> None:
+    found = generate(pipeline, [], "a cat", seeds=[4], **FAST)
+    draw = torch.Generator().manual_seed(4)
+    assert far(found[0], pipeline("a cat", generator=draw, **FAST).images[0]) <= 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ("a V*cat", {}, r"found 'V\*' glued"),
+        ("a (V* cat:1.3)", {}, "expected plain words"),
+        ("cat " * 20 + "V*", {}, r"found 'V\*' as token 21"),
+        ("a V* cat", {"negative_prompt": "<lora:bad:1>"}, "<lora:bad:1>"),
+        ("a V* cat", {"seeds": []}, "found 1 prompts and 0 seeds"),
+        ([], {}, "found 0 prompts and 4 seeds"),
+    ],
+)
+def test_prompts_that_lose_the_word_are_not_drawn(
+    pipeline: Pipeline, prompt: str, options: dict, message: str
+) -> None:
+    with pytest.raises(PromptError, match=message):
+        generate(pipeline, tiny_concept(pipeline), prompt, **FAST, **options)
+    assert "V*" not in pipeline.tokenizer.get_vocab()
+
+
+def test_two_cats_of_one_name_are_not_drawn(pipeline: Pipeline) -> None:
+    with pytest.raises(MaskError, match="for a cat and for another cat"):
+        generate(pipeline, [tiny_concept(pipeline), tiny_concept(pipeline, seed=2)], "a V* cat")
+
+
+def test_controls_differ_in_the_weights_only(pipeline: Pipeline) -> None:
+    concept, calls = tiny_concept(pipeline), []
+    found = compare(
+        pipeline,
+        concept,
+        ["a V* cat", "a V* dog"],
+        seeds=[3, 4],
+        **FAST,
+        progress=lambda *at: calls.append(at),
+    )
+    assert list(found.rows) == [*CONTROLS.values(), CONCEPT]
+    assert found.prompts == ["a V* cat"] * 2 + ["a V* dog"] * 2
+    assert calls[-1] == (CONCEPT, 4, 4)
+    prompts = ["a V* cat", "a V* dog"]
+    shut = generate(pipeline, concept, prompts, seeds=[3, 4], **FAST)
+    untouched = generate(pipeline, concept, prompts, strengths=[0], seeds=[3, 4], **FAST)
+    for row, expected in zip((untouched, shut), (0, 2), strict=True):
+        images = list(found.rows.values())[expected]
+        assert all(far(a, b) <= 1 for a, b in zip(row, images, strict=True))
+    random = found.rows[CONTROLS["random"]]
+    assert all(far(a, b) > 1 for a, b in zip(random, untouched, strict=True))
+    assert all(far(a, b) > 1 for a, b in zip(random, shut, strict=True))
+    assert list(compare(pipeline, concept, "a V* cat", controls=(), **FAST).rows) == [CONCEPT]
+    with pytest.raises(PromptError, match="found control 'other'; expected untouched or random"):
+        compare(pipeline, concept, "a V* cat", controls=["other"])
+
+
+def test_the_random_control_has_the_density_of_every_layer(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    concept, seen = tiny_concept(pipeline), []
+
+    def counted(pipeline: Pipeline, prompts: list[str], **named: object) -> list[Image.Image]:
+        live = model_for(pipeline).weights()
+        seen.append({name: int((weight == 0).sum()) for name, weight in live.items()})
+        return [Image.new("RGB", (8, 8))] * len(prompts)
+
+    monkeypatch.setattr("cones.drawing.sample", counted)
+    compare(pipeline, concept, "a V* cat")
+    assert sum(seen[0].values()) == 0
+    assert seen[1] == seen[2]
+    assert sum(seen[1].values()) == len(concept.mask)
+
+
+def test_a_sheet_shows_every_picture_under_its_row() -> None:
+    rows = {
+        name: [Image.new("RGB", (128, 128), colour)] * count
+        for name, colour, count in (("photos", "red", 3), ("shut", "blue", 2))
+    }
+    page = sheet(rows, ["a V* cat on the grass, seen from far away"] * 2, title="Found")
+    colours = page.convert("RGB").getcolors(page.width * page.height)
+    count = {colour: number for number, colour in colours}
+    assert count[(255, 0, 0)] == 3 * 128**2
+    assert count[(0, 0, 255)] == 2 * 128**2
+    assert np.asarray(page.crop((0, page.height - 40, page.width, page.height))).min() < 128
+    assert page.width < 3 * 128 + 64
+
+
+def test_pictures_carry_how_they_were_drawn(tmp_path: Path) -> None:
+    record = {
+        "prompt": "a V* cat: «été»",
+        "negative_prompt": "red",
+        "num_inference_steps": 25,
+        "guidance_scale": 7.5,
+        "seed": 3,
+        "model": "me/tiny",
+        "concepts": ["cat.safetensors"],
+    }
+    image, umask = Image.new("RGB", (8, 16), "red"), os.umask(0o022)
+    os.umask(umask)
+    save_png(image, tmp_path / "new" / "a.png", record)
+    assert (tmp_path / "new" / "a.png").stat().st_mode & 0o777 == 0o666 & ~umask
+    assert (tmp_path / "new" / "a.png").read_bytes() == png_bytes(image, record)
+    assert read_record(tmp_path / "new" / "a.png") == record
+    with Image.open(tmp_path / "new" / "a.png") as found:
+        assert far(found, image) == 0
+        assert found.text["parameters"].splitlines() == [
+            "a V* cat: «été»",
+            "Negative prompt: red",
+            "Steps: 25, CFG scale: 7.5, Seed: 3, Size: 8x16, Model: me/tiny",
+        ]
+
+
+def test_other_pictures_have_no_record(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    (tmp_path / "text.png").write_text("hello")
+    for name in ("plain.png", "text.png", "nothing.png"):
+        assert read_record(tmp_path / name) is None

@@ -1,0 +1,109 @@
+"""Exports are read back by diffusers and by the rules of the programs that load them."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file
+
+from cones.errors import FileError, ModelError
+from cones.exporting import export
+from cones.models import Pipeline, model_for
+from cones.models.words import encoders
+from fakes import tiny_concept, tiny_pipeline
+
+
+@pytest.fixture(params=[False, True], ids=["sd", "xl"])
+def pipeline(request: pytest.FixtureRequest) -> Pipeline:
+    return tiny_pipeline(xl=request.param)
+
+
+def draw(pipeline: Pipeline, prompt: str) -> np.ndarray:
+    generator = torch.Generator().manual_seed(0)
+    return pipeline(prompt, num_inference_steps=2, output_type="np", generator=generator).images[0]
+
+
+def snapshot(pipeline: Pipeline) -> list:
+    found = [weight.numpy(force=True).tobytes() for weight in pipeline.unet.parameters()]
+    for tokenizer, encoder in encoders(pipeline).values():
+        found += [tokenizer.get_vocab(), encoder.config.vocab_size]
+        found += [weight.numpy(force=True).tobytes() for weight in encoder.parameters()]
+    return found
+
+
+def test_plain_diffusers_draws_the_subject_from_the_folder(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    cat, dog = tiny_concept(pipeline), tiny_concept(pipeline, "V2*", "dog", seed=2)
+    before = snapshot(pipeline)
+    said = "a V* cat and a V2* dog"
+    assert export(pipeline, [cat, dog], tmp_path / "model") == (tmp_path / "model",)
+    assert snapshot(pipeline) == before
+    kind = type(pipeline)
+    again = kind.from_pretrained(tmp_path / "model")
+    with (cat | dog).applied(pipeline):
+        assert np.array_equal(draw(again, said), draw(pipeline, said))
+    assert type(again.scheduler) is type(pipeline.scheduler)
+    export(pipeline, cat, tmp_path / "model")
+    assert "V2*" not in kind.from_pretrained(tmp_path / "model").tokenizer.get_vocab()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+@pytest.mark.parametrize("to", ["comfyui", "a1111"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_other_programs_read_a_difference_and_an_embedding(
+    pipeline: Pipeline, tmp_path: Path, to: str, dtype: torch.dtype
+) -> None:
+    """Both add ``NAME.diff`` to the weight whose path, dots as underscores, is NAME."""
+    pipeline.to(dtype)
+    concept = tiny_concept(pipeline)
+    word = concept.words[0]
+    before = snapshot(pipeline)
+    written = export(pipeline, concept, tmp_path / "cat.safetensors", to=to)
+    assert snapshot(pipeline) == before
+    assert written == (tmp_path / "cat.safetensors", tmp_path / "cat-V.safetensors")
+    difference, embedding = map(load_file, written)
+    own = {
+        f"lora_unet_{re.sub('[.]', '_', name[: -len('.weight')])}.diff": weight
+        for name, weight in pipeline.unet.named_parameters()
+        if name.endswith(".weight")
+    }
+    with concept.applied(pipeline):
+        expected = {n: w.clone() for n, w in model_for(pipeline).weights().items()}
+    for name, change in difference.items():
+        own[name].data += change.to(own[name].dtype)
+    assert all(torch.equal(expected[n], w) for n, w in model_for(pipeline).weights().items())
+    xl = "text_encoder_2" in word.embeddings
+    names = {"text_encoder": "clip_l" if xl else "emb_params", "text_encoder_2": "clip_g"}
+    assert {names[n] for n in word.embeddings} == set(embedding)
+    assert all(torch.equal(embedding[names[n]], rows) for n, rows in word.embeddings.items())
+
+
+def test_diffusers_reads_the_embedding(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline()
+    concept = tiny_concept(pipeline)
+    with concept.applied(pipeline, strength=0.0):
+        expected = draw(pipeline, "a V* cat")
+    _, embedding = export(pipeline, concept, tmp_path / "cat", to="comfyui")
+    pipeline.load_textual_inversion(str(embedding), token="V")
+    assert np.array_equal(draw(pipeline, "a V cat"), expected)
+
+
+def test_refuses_before_anything_is_written(pipeline: Pipeline, tmp_path: Path) -> None:
+    concept = tiny_concept(pipeline)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    with pytest.raises(FileError, match="which is no diffusers model; expected a new folder"):
+        export(pipeline, concept, tmp_path / "mine")
+    with pytest.raises(FileError, match="found target 'ckpt' .*expected one of diffusers"):
+        export(pipeline, concept, tmp_path / "new", to="ckpt")
+    with pytest.raises(FileError, match="for 0 concepts"):
+        export(pipeline, [], tmp_path / "new")
+    pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"]))
+    with pytest.raises(ModelError, match=r"unload_lora_weights\(\), after pipeline.fuse_lora"):
+        export(pipeline, concept, tmp_path / "new")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
