@@ -105,7 +105,7 @@ def _settled(
     image: Photo | None = None,
     mask_image: Photo | None = None,
     strength: float = 0.8,
-) -> tuple[str | None, "_Photo | None", dict[str, float | None]]:
+) -> tuple[str | None, "_Photo | None", dict[str, float | int | None]]:
     """Fill in the model's own settings, check them, and read the photo."""
     steps, guidance = defaults(model)
     steps = steps if num_inference_steps is None else num_inference_steps
