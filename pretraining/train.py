@@ -26,6 +26,7 @@ from pretraining import autoencoder, denoiser, examiner, save, text
 from pretraining.card import card_of
 from pretraining.loop import Recipe, Run, averaged, placed, train
 from pretraining.muon import POOL, WORKERS
+from pretraining.start import SKIPPED, unpack
 from pretraining.world.captions import PLACES, prompt
 from pretraining.world.production import compose_pictures, render_looks
 from pretraining.world.scenes import NOUNS
@@ -118,7 +119,8 @@ def train_autoencoder(work: Work) -> None:
 
 def cache_latents(work: Work) -> None:
     """Encode every picture once (posterior mean), with mean 0 and deviation 1 a channel."""
-    if (work.folder / "latents.json").exists():
+    told, path = work.folder / "latents.json", work.folder / "latents.npy"
+    if path.exists():
         return
     vae = placed(averaged(autoencoder.build(), work.folder / "autoencoder"), work.device)
 
@@ -128,11 +130,14 @@ def cache_latents(work: Work) -> None:
 
     parts = in_turn(encode, torch.arange(len(work.pictures)).split(50), "latents")
     latents = torch.cat(parts)
-    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    latents = (latents - mean[:, None, None]) / std[:, None, None]
-    np.save(work.folder / "latents.npy", latents.half().numpy())
-    spread = {"mean": mean.tolist(), "std": std.tolist()}
-    (work.folder / "latents.json").write_text(json.dumps(spread))
+    if not told.exists():
+        mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+        told.write_text(json.dumps({"mean": mean.tolist(), "std": std.tolist()}))
+    spread = {
+        key: torch.tensor(v)[:, None, None] for key, v in json.loads(told.read_text()).items()
+    }
+    np.save(path.with_suffix(".part.npy"), ((latents - spread["mean"]) / spread["std"]).half())
+    path.with_suffix(".part.npy").replace(path)
 
 
 def in_turn(make: Callable[[Tensor], Tensor], parts: Sequence[Tensor], what: str) -> list[Tensor]:
@@ -320,6 +325,7 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder of checkpoints and caches.")],
     output: Annotated[Path, typer.Option(help="Where to save the model.")] = OUTPUT,
     judge: Annotated[Path, typer.Option(help="Where to save the examiner.")] = WEIGHTS,
+    start: Annotated[Path | None, typer.Option(help="A saved model to go on from.")] = None,
     scale: Annotated[float, typer.Option(help="Factor on pictures and updates.")] = 1.0,
     stage: Annotated[list[str] | None, typer.Option(help="Only these stages.")] = None,
     steps: Annotated[list[str] | None, typer.Option(help="As in denoiser=9000.")] = None,
@@ -330,7 +336,10 @@ def main(
     state = PartialState()
     given = {name: int(number) for name, number in (item.split("=") for item in steps or [])}
     shared = Work(work, scale, given, output, judge, state.device)
-    for name in stage or STAGES:
+    if start and state.is_main_process:
+        unpack(start, work)
+    state.wait_for_everyone()
+    for name in stage or [name for name in STAGES if not (start and name in SKIPPED)]:
         console.print(f"stage {name}")
         if name not in ALONE or state.is_main_process:
             STAGES[name](shared)

@@ -17,7 +17,7 @@ from pretraining.world.scenes import held_out_pair, held_out_place
 def test_one_command_makes_the_model_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     work, output, judge = tmp_path / "work", tmp_path / "model", tmp_path / "judge.safetensors"
     steps = [f"{stage}=2" for stage in ("autoencoder", "text", "examiner", "denoiser", "decoder")]
-    train.main(work, output, judge, scale=0.001, stage=None, steps=steps)
+    train.main(work, output, judge, None, scale=0.001, stage=None, steps=steps)
     pipeline = StableDiffusionPipeline.from_pretrained(output)
     assert {part.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)} == {
         torch.float32
@@ -33,9 +33,20 @@ def test_one_command_makes_the_model_and_goes_on_where_it_stopped(tmp_path: Path
     assert len(seen) == 2
 
     before = {path: path.stat().st_mtime_ns for path in (work / "pictures").iterdir()}
-    train.main(work, output, judge, scale=0.001, stage=["world", "denoiser"], steps=steps)
+    train.main(work, output, judge, None, scale=0.001, stage=["world", "denoiser"], steps=steps)
     assert before == {path: path.stat().st_mtime_ns for path in (work / "pictures").iterdir()}
     assert json.loads((work / "denoiser" / "log.json").read_text())["step"] == 2
+
+    new, steps = tmp_path / "new", ["examiner=2", "denoiser=1", "decoder=1"]
+    train.main(new, tmp_path / "longer", judge, output, scale=0.001, stage=None, steps=steps)
+    for part in ("text_encoder/model", "vae/diffusion_pytorch_model"):
+        old, kept = (load_file(f / f"{part}.safetensors") for f in (output, tmp_path / "longer"))
+        assert all(
+            torch.allclose(old[key], kept[key], atol=2e-3) for key in old if "decoder" not in key
+        )
+    moved = load_file(tmp_path / "longer" / "unet" / "diffusion_pytorch_model.safetensors")
+    change = [(moved[key].float() - stored[key].float()).abs().max().item() for key in stored]
+    assert 0 < max(change) < 0.05  # begun where the saved one ended
 
 
 def test_prompts_of_quality_show_what_they_say() -> None:
