@@ -24,6 +24,7 @@ from pretraining import autoencoder, denoiser, text
 from pretraining.loop import averaged
 from pretraining.muon import POOL
 
+CARD = Path(__file__).with_name("card.md")
 STORED = torch.float16  # on disk; computing in bfloat16 or float32 is the caller's choice
 
 
@@ -107,6 +108,26 @@ def sheet(pixels: Float[Tensor, "n 3 h w"], columns: int) -> Image.Image:
     pixels = (127.5 * pixels + 128).clamp(0, 255).byte().permute(0, 2, 3, 1)
     rows = [torch.cat(list(row), 1) for row in pixels.split(columns) if len(row) == columns]
     return Image.fromarray(torch.cat(rows).numpy())
+
+
+def card_of(work: Path) -> str:
+    """Fill the model card from the logs in the work folder, and from a ``remarks.md`` there."""
+    lines = ["| stage | updates | samples | minutes |", "| --- | --- | --- | --- |"]
+    for stage in ("autoencoder", "text", "examiner", "denoiser", "decoder"):
+        path = work / stage / "log.json"
+        if path.exists():
+            log = json.loads(path.read_text())
+            cost = f"{log['step']:,} | {log['samples']:,} | {log['seconds'] / 60:.0f}"
+            lines.append(f"| {stage} | {cost} |")
+    parts = [json.loads(part.read_text())["made"] for part in (work / "pictures").glob("*.json")]
+    remarks = work / "remarks.md"
+    return CARD.read_text().format(
+        folder="src/cones/models/builtin/weights",
+        pictures=f"{sum(part['count'] for part in parts):,}",
+        stages="\n".join(lines),
+        remarks=remarks.read_text().strip() if remarks.exists() else "",
+        spare=text.SPARE,
+    )
 
 
 def write(pipeline: StableDiffusionPipeline, card: str, output: Path) -> int:

@@ -23,7 +23,6 @@ from transformers import CLIPTokenizer
 
 from experiments.metrics.examiner import WEIGHTS, load_examiner
 from pretraining import autoencoder, denoiser, examiner, save, text
-from pretraining.card import card_of
 from pretraining.loop import Recipe, Run, averaged, placed, train
 from pretraining.muon import POOL, WORKERS
 from pretraining.start import SKIPPED, unpack
@@ -270,7 +269,7 @@ def train_decoder(work: Work) -> None:
 
 def save_model(work: Work) -> None:
     """Save the pipeline and the examiner."""
-    size = save.write(save.assemble(work.folder), card_of(work.folder), work.output)
+    size = save.write(save.assemble(work.folder), save.card_of(work.folder), work.output)
     console.print(f"{work.output}: {size / 1e6:.1f} MB of weights")
 
 
