@@ -1,7 +1,35 @@
 """One file a question; a new one is a new file and a line in STUDIES."""
 
-from experiments.studies import certificate
+from experiments.studies import (
+    ablations,
+    attention,
+    certificate,
+    frontier,
+    overlap,
+    sequential,
+    several,
+    side_by_side,
+    storage,
+    table1,
+    tuning,
+    userstudy,
+    values,
+)
 from experiments.study import Study
 
-_ALL = (certificate.STUDY,)
+_ALL = (
+    certificate.STUDY,
+    table1.STUDY,
+    several.STUDY,
+    frontier.STUDY,
+    tuning.STUDY,
+    ablations.STUDY,
+    overlap.STUDY,
+    storage.STUDY,
+    attention.STUDY,
+    values.STUDY,
+    side_by_side.STUDY,
+    sequential.STUDY,
+    userstudy.STUDY,
+)
 STUDIES: dict[str, Study] = {study.name: study for study in _ALL}

@@ -7,18 +7,8 @@ searches all weights together; rivals train on all subjects at once, or are merg
 import pandas as pd
 
 from experiments.lab import Lab
-from experiments.studies.shared import (
-    CONTROLS,
-    MERGED,
-    RIVALS,
-    aim,
-    claim,
-    compared,
-    comparison,
-    distinct,
-    known,
-    means,
-)
+from experiments.studies import shared
+from experiments.studies.shared import CONTROLS, MERGED, RIVALS, aim, claim, means, told
 from experiments.study import Case, Options, Results, Row, Study
 from experiments.subjects import groups
 
@@ -35,27 +25,23 @@ def cases(options: Options) -> list[Case]:
         for size in (SIZES[:1] if options.quick else SIZES)
         for group in groups(options.subjects, size)
         for seed in options.seeds
-        for method in known(METHODS)
+        for method in shared.known(METHODS)
     ]
 
 
 def measure(case: Case, lab: Lab) -> list[Row]:
     """Measure a control or Cones once, a rival along its curve."""
     examples = lab.chosen(case["subjects"])
-    return compared(lab, case["method"], examples, seed=case["seed"], reference=REFERENCE)
+    return shared.compared(lab, case["method"], examples, seed=case["seed"], reference=REFERENCE)
 
 
 def results(table: pd.DataFrame, options: Options) -> Results:
     """Compare for each number of subjects apart; groups are the unit."""
-    found = {
-        str(size): {
-            "subjects": distinct(part),
-            "groups": part["subjects"].nunique(),
-            **comparison(part, REFERENCE),
-        }
-        for size, part in table.groupby("size")
-    }
-    best = {size: _best(part["rows"]) for size, part in found.items()}
+    found = {}
+    for size, part in table.groupby("size"):
+        counts = {"subjects": shared.distinct(part), "groups": part["subjects"].nunique()}
+        found[str(size)] = {**counts, **shared.comparison(part, REFERENCE)}
+    best = {n: max(means(part["rows"], CONES).values(), default=None) for n, part in found.items()}
     return {
         **found,
         "sizes": list(found),
@@ -69,25 +55,16 @@ def results(table: pd.DataFrame, options: Options) -> Results:
 
 def claims(size: str, rows: list[Row]) -> list[dict[str, object]]:
     """Ask what the paper says of several subjects."""
-    success = means(rows)
-    others = {name: success[name] for name in (*RIVALS, *MERGED) if name in success}
-    own = {name: success[name] for name in CONES if name in success}
-    told = ", ".join(f"{name} {share:.0%}" for name, share in {**own, **others}.items())
-    found = []
+    own, others = means(rows, CONES), means(rows, (*RIVALS, *MERGED))
+    here, found = f"All subjects and the place right: {told(own | others)}.", []
     if own and others:
-        paper = f"With {size} subjects Cones is ahead of every rival."
         agrees = max(own.values()) >= max(others.values())
-        found.append(claim(paper, f"All subjects and the place right: {told}.", agrees=agrees))
+        found.append(claim(f"With {size} subjects Cones is ahead of every rival.", here, agrees))
     if {"cones-collaborative", "cones-joint"} <= own.keys():
-        paper = f"With {size} subjects, searching on inside the union beats a search from scratch."
         agrees = own["cones-collaborative"] >= own["cones-joint"]
-        found.append(claim(paper, f"All right: {told}.", agrees=agrees))
+        paper = f"With {size} subjects, searching on inside the union beats a search from scratch."
+        found.append(claim(paper, f"All right: {told(own)}.", agrees))
     return found
-
-
-def _best(rows: list[Row]) -> float | None:
-    success = means(rows)
-    return max((success[name] for name in CONES if name in success), default=None)
 
 
 STUDY = Study("several", "Several subjects: are all of them right?", cases, measure, results)

@@ -6,32 +6,35 @@ under all that it depends on, so that studies which ask for the same share it.
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 
 import pandas as pd
+from PIL import Image
 
+from cones import Settings
 from cones.files import write_atomic
-from experiments.lab import Lab
+from experiments.lab import Effort, Lab
 from experiments.methods import METHODS, Fitted, Method, Shut, fitted
 from experiments.methods.fits import digest
 from experiments.metrics.drift import drift
-from experiments.metrics.success import judged, shares
+from experiments.metrics.success import Seen, judged, shares
 from experiments.study import Results, Row
 from experiments.subjects import PLACES, Example, prompt
 from experiments.tables import interval, rows_of
 
+DEFAULT = Settings()
 CONTROLS = ("untouched", "random", "random-matched", "shuffled", "no-identifier", "words")
 RIVALS = ("dreambooth", "textual-inversion", "custom-diffusion", "lora", "shira")
-MERGED = ("custom-diffusion-merged", "lora-sum")
+MERGED = ("custom-diffusion-merged", "lora-sum", "lora-fused")
 BUDGETS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # of a method's own, at which its curve is measured
 FIRST_SEED = {"report": 0, "choice": 1_000_000, "shown": 2_000_000}
-CHOSEN_BY = 4  # times fewer pictures for a choice than for a report
 FIGURES = (
     *("success", "exact", "noun", "colour", "second", "pattern", "place", "count"),
     *("drift", "gain_seen", "gain_new", "gain_others", "gradients", "bytes"),
 )
+Found = dict[str, float | int | None]  # of tables.interval
 
 
 def known(names: Iterable[str]) -> tuple[str, ...]:
@@ -39,35 +42,34 @@ def known(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name in METHODS)
 
 
-def places(lab: Lab) -> list[str]:
-    """Give the places that are drawn."""
-    return list(PLACES)[: lab.effort.prompts]
+def read(lab: Lab, pictures: Sequence[Image.Image]) -> Sequence[Seen]:
+    """Let the examiner read pictures.
+
+    Raises:
+        ValueError: The lab has none.
+    """
+    if lab.examiner is None:
+        raise ValueError("found no examiner; expected one to judge pictures; give the lab one")
+    return lab.examiner.read(pictures)
 
 
-def seeds(lab: Lab, draws: str) -> range:
-    """Give the seeds of the pictures that are drawn for ``report`` or for a ``choice``."""
-    count = lab.effort.pictures
+def seeds(effort: Effort, draws: str) -> range:
+    """Give the seeds of the pictures of one prompt that are drawn for a purpose."""
+    share = {"report": 1.0, "choice": 1 / 4, "shown": 5 / 2}[draws]
     first = FIRST_SEED[draws]
-    return range(first, first + max(1, count // CHOSEN_BY if draws == "choice" else count))
+    return range(first, first + max(1, round(share * effort.pictures)))
 
 
 def pictured(
     lab: Lab, found: Fitted, examples: Sequence[Example], *, draws: str = "report"
 ) -> dict[str, float]:
     """Draw the subjects in every place, and average what the examiner says of the pictures."""
-    if lab.examiner is None:
-        raise ValueError("found no examiner; expected one to judge pictures; give the lab one")
-    chosen = seeds(lab, draws)
-    asked = [place for place in places(lab) for _ in chosen]
+    places, chosen = list(PLACES)[: lab.effort.prompts], seeds(lab.effort, draws)
     with found.applied(lab.pipeline):
-        drawn = lab.draw([prompt(found.phrases, place) for place in places(lab)], chosen)
-    seen = zip(lab.examiner.read(drawn), asked, strict=True)
+        drawn = lab.draw([prompt(found.phrases, place) for place in places], chosen)
+    asked = [place for place in places for _ in chosen]
+    seen = zip(read(lab, drawn), asked, strict=True)
     return shares([judged(each, examples, place) for each, place in seen])
-
-
-def drifted(lab: Lab, found: Fitted, examples: Sequence[Example]) -> dict[str, float]:
-    """Average gains and drifts over subjects."""
-    return shares([drift(lab, found, each) for each in examples])
 
 
 def measured(
@@ -90,32 +92,29 @@ def measured(
         going_on: A larger budget of the same method follows.
     """
     photos = [(each.digest, each.identifier) for each in examples]
-    key = {"method": how.name, "settings": asdict(how), "photos": photos, "seed": seed}
+    key = {"method": how.name, "settings": asdict(how), "photos": photos, "draws": draws}
     name = "-".join([how.name, *(each.key for each in examples), str(seed), draws])
-    file = f"{name}-{digest({**key, 'draws': draws, **lab.told})}.json"
-    path = lab.work / "measured" / file
+    path = lab.work / "measured" / f"{name}-{digest({**key, 'seed': seed, **lab.told})}.json"
     if not path.exists():
         found = fitted(lab, how, examples, seed=seed, going_on=going_on)
-        row = pictured(lab, found, examples, draws=draws) | drifted(lab, found, examples)
+        row = pictured(lab, found, examples, draws=draws)
+        row |= shares([drift(lab, found, each) for each in examples])
         row |= {"gradients": found.gradients, "bytes": found.bytes}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(row).encode())
     return json.loads(path.read_text("utf-8"))
 
 
-def budgets(lab: Lab, method: str) -> list[int]:
-    """Give the budgets of a method's curve; the last is its own."""
-    whole = lab.effort.budget(METHODS[method]().budget)
-    return sorted({max(1, round(whole * share)) for share in BUDGETS})
-
-
 def curve(
     lab: Lab, method: str, examples: Sequence[Example], *, seed: int, **settings: object
 ) -> list[Row]:
-    """Measure a method at every budget, on the draws for choices."""
-    how = {b: METHODS[method](budget=b, **settings) for b in budgets(lab, method)}
-    options = {"seed": seed, "draws": "choice", "going_on": True}
-    return [{"budget": b, **measured(lab, each, examples, **options)} for b, each in how.items()]
+    """Measure a method at every budget, on the draws for choices; the last is its own."""
+    whole, rows = lab.effort.budget(METHODS[method]().budget), []
+    for budget in sorted({max(1, round(whole * share)) for share in BUDGETS}):
+        how = METHODS[method](budget=budget, **settings)
+        row = measured(lab, how, examples, seed=seed, draws="choice", going_on=True)
+        rows.append({"budget": budget, **row})
+    return rows
 
 
 def compared(
@@ -133,14 +132,16 @@ def compared(
         return [{"at": "report", **measured(lab, METHODS[method](), examples, seed=seed)}]
     points = curve(lab, method, examples, seed=seed)
     goal = measured(lab, METHODS[reference](), examples, seed=seed, draws="choice")["drift"]
-    chosen = {
-        "report": max(points, key=lambda row: (row["success"], -row["drift"])),
-        "equal drift": min(points, key=lambda row: _apart(row["drift"], goal)),
-    }
+
+    def apart(row: Row) -> float:
+        return abs(math.log(max(row["drift"], 1e-12) / max(goal, 1e-12)))
+
+    best = max(points, key=lambda row: (row["success"], -row["drift"]))
     rows = [{"at": "curve", **row} for row in points]
-    for at, budget in {at: row["budget"] for at, row in chosen.items()}.items():
-        row = measured(lab, METHODS[method](budget=budget), examples, seed=seed)
-        rows.append({"at": at, "budget": budget, **row})
+    for at, point in {"report": best, "equal drift": min(points, key=apart)}.items():
+        how = METHODS[method](budget=point["budget"])
+        row = measured(lab, how, examples, seed=seed)
+        rows.append({"at": at, "budget": point["budget"], **row})
     return rows
 
 
@@ -152,54 +153,66 @@ def comparison(table: pd.DataFrame, reference: str) -> Results:
         ``reference`` succeeds more often, paired by subject; ``curves``.
     """
     report, near, points = (table[table["at"] == at] for at in ("report", "equal drift", "curve"))
-    own = report[report["method"] == reference]
-    rivals = list(near["method"].unique())
-    points = points.assign(point=points["method"] + " " + points["budget"].map("{:.0f}".format))
-    of = {row["point"]: row for row in points.to_dict("records")}
-    curves = [
-        {"method": of[row["point"]]["method"], "budget": int(of[row["point"]]["budget"]), **row}
-        for row in rows_of(points, "point", FIGURES)
+    own, curves = report[report["method"] == reference], []
+    for method in points["method"].unique():
+        part = rows_of(points[points["method"] == method], "budget", FIGURES)
+        curves += [{"method": method, **row, "budget": int(row["budget"])} for row in part]
+    leads = [
+        {
+            "method": rival,
+            "best": lead(own, report[report["method"] == rival]),
+            "equal_drift": lead(own, near[near["method"] == rival]),
+        }
+        for rival in near["method"].unique()
     ]
     return {
         "rows": rows_of(report, "method", FIGURES),
         "equal_drift": rows_of(pd.concat([own, near]), "method", FIGURES),
-        "lead": [
-            {
-                "method": rival,
-                "best": lead(own, report[report["method"] == rival]),
-                "equal_drift": lead(own, near[near["method"] == rival]),
-            }
-            for rival in rivals
-        ],
+        "lead": leads,
         "curves": curves,
     }
 
 
-def lead(
-    one: pd.DataFrame, other: pd.DataFrame, column: str = "success"
-) -> dict[str, float | int | None]:
+def lead(one: pd.DataFrame, other: pd.DataFrame, column: str = "success") -> Found:
     """Give the interval of ``one`` minus ``other`` over the subjects that both have."""
     means = [table.groupby("subjects")[column].mean() for table in (one, other)]
     found = (means[0] - means[1]).dropna()
-    none = {"mean": None, "low": None, "high": None, "n": 0}
-    return interval(found) if len(found) else none
+    return interval(found) if len(found) else {"mean": None, "low": None, "high": None, "n": 0}
 
 
-def claim(paper: str, here: str, *, agrees: bool | None) -> dict[str, object]:
+def differing(settings: Mapping[str, object]) -> dict[str, object]:
+    """Leave out settings that are the defaults, so that equal searches have equal names."""
+    return {name: value for name, value in settings.items() if value != getattr(DEFAULT, name)}
+
+
+def cones(*, steps: int | None = None, **settings: object) -> Method:
+    """Give Cones with other settings; ``steps`` of refinement come after those of scoring."""
+    changes = differing(settings)
+    scoring = DEFAULT.changed(changes).score_steps
+    budget = scoring + (DEFAULT.steps if steps is None else steps)
+    return METHODS["cones"](budget=budget, settings=changes)
+
+
+def claim(paper: str, here: str, agrees: bool | None) -> dict[str, object]:
     """Put what the paper says beside what was found; None is undecided."""
-    return {"paper": paper, "here": here, "agrees": None if agrees is None else bool(agrees)}
+    return {"paper": paper, "here": here, "agrees": agrees}
 
 
 def aim(said: str, found: float | None, bound: float, *, most: bool = False) -> dict[str, object]:
     """Compare a share with what was aimed at: at least, or at ``most``, ``bound``."""
-    met = None if found is None else bool(found <= bound if most else found >= bound)
+    met = None if found is None else found <= bound if most else found >= bound
     missed = None if found is None or met else abs(found - bound)
     return {"aim": said, "found": found, "met": met, "missed_by": missed}
 
 
-def means(rows: Sequence[Row], column: str = "success") -> dict[str, float]:
-    """Give a column by method."""
-    return {row["method"]: row[column] for row in rows if column in row}
+def means(rows: Sequence[Row], names: Sequence[str], column: str = "success") -> dict[str, float]:
+    """Give a column of some methods, as far as they are there."""
+    return {row["method"]: row[column] for row in rows if row["method"] in names}
+
+
+def told(shares: Mapping[str, float]) -> str:
+    """Write shares in a line."""
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
 
 
 def distinct(table: pd.DataFrame) -> int:
@@ -214,8 +227,3 @@ def shut(found: Fitted) -> Shut:
             f"found {type(found).__name__}; expected shut neurons; learn them by Cones"
         )
     return found
-
-
-def _apart(drift: float, goal: float) -> float:
-    """Say how far two drifts are apart, as a factor."""
-    return abs(math.log(max(drift, 1e-12) / max(goal, 1e-12)))

@@ -3,17 +3,8 @@
 import pandas as pd
 
 from experiments.lab import Lab
-from experiments.studies.shared import (
-    CONTROLS,
-    RIVALS,
-    aim,
-    claim,
-    compared,
-    comparison,
-    distinct,
-    known,
-    means,
-)
+from experiments.studies import shared
+from experiments.studies.shared import CONTROLS, RIVALS, aim, claim, means, told
 from experiments.study import Case, Options, Results, Row, Study
 
 METHODS = (*CONTROLS, "cones", "cones-paper", *RIVALS)
@@ -25,64 +16,64 @@ def cases(options: Options) -> list[Case]:
         {"subjects": [key], "method": method, "seed": seed}
         for key in options.subjects
         for seed in options.seeds
-        for method in known(METHODS)
+        for method in shared.known(METHODS)
     ]
 
 
 def measure(case: Case, lab: Lab) -> list[Row]:
     """Measure a control or Cones once, a rival along its curve."""
     examples = lab.chosen(case["subjects"])
-    return compared(lab, case["method"], examples, seed=case["seed"], reference="cones")
+    return shared.compared(lab, case["method"], examples, seed=case["seed"], reference="cones")
 
 
 def results(table: pd.DataFrame, options: Options) -> Results:
     """Compare each at its best, and at equal drift."""
-    found = comparison(table, "cones")
-    return {
-        "subjects": distinct(table),
-        **found,
-        "claims": claims(found),
-        "aims": aims(found["rows"]),
-    }
+    found = shared.comparison(table, "cones")
+    checked = {"claims": claims(found), "aims": aims(found["rows"])}
+    return {"subjects": shared.distinct(table), **found, **checked}
 
 
 def claims(found: Results) -> list[dict[str, object]]:
     """Ask what the paper's Table 1 says of a single subject."""
-    place, right = means(found["rows"], "place"), means(found["rows"], "colour")
-    rivals = [name for name in RIVALS if name in place]
+    names = ("cones", *RIVALS)
+    place, right = (means(found["rows"], names, column) for column in ("place", "colour"))
+    rivals = [name for name in place if name != "cones"]
     if "cones" not in place or not rivals:
         return []
-    told = ", ".join(f"{name} {place[name]:.0%}" for name in ("cones", *rivals))
-    like = ", ".join(f"{name} {right[name]:.0%}" for name in ("cones", *rivals))
-    behind = [row["method"] for row in found["lead"] if (row["equal_drift"]["mean"] or 0) < 0]
+    ahead = [row["method"] for row in found["lead"] if (row["equal_drift"]["mean"] or 0) < 0]
+    better = f"{', '.join(ahead)} succeed more often." if ahead else "no rival does better."
     return [
         claim(
             "Cones follows the text better than every rival.",
-            f"Share of pictures in the right place: {told}.",
-            agrees=place["cones"] >= max(place[name] for name in rivals),
+            f"Place right: {told(place)}.",
+            place["cones"] >= max(place[name] for name in rivals),
         ),
         claim(
-            "Cones is about as like the subject as the others (.725 of .722 to .744).",
-            f"Main colour right: {like}.",
-            agrees=right["cones"] >= min(right[name] for name in rivals),
+            "Cones is about as like the subject as its rivals (.725; they .722 to .744).",
+            f"Main colour right: {told(right)}.",
+            right["cones"] >= min(right[name] for name in rivals),
         ),
         claim(
             "Cones customises as well as methods that train weights.",
-            "At equal drift "
-            + (f"{', '.join(behind)} succeed more often." if behind else "no rival does better."),
-            agrees=not behind,
+            f"At equal drift {better}",
+            not ahead,
         ),
     ]
 
 
 def aims(rows: list[Row]) -> list[dict[str, object]]:
     """Compare with what the project aims at."""
-    success, place = means(rows), means(rows, "place")
-    low = [success[name] for name in ("untouched", "random", "random-matched") if name in success]
+    own, low = means(rows, METHODS), means(rows, ("untouched", "random", "random-matched"))
+    place = means(rows, ("cones",), "place")
     return [
-        aim("success of cones at least 60 %", success.get("cones"), 0.6),
-        aim("untouched and random masks at most 10 %", max(low, default=None), 0.1, most=True),
-        aim("shuffled at most 15 %", success.get("shuffled"), 0.15, most=True),
+        aim("success of cones at least 60 %", own.get("cones"), 0.6),
+        aim(
+            "untouched and random masks at most 10 %",
+            max(low.values(), default=None),
+            0.1,
+            most=True,
+        ),
+        aim("shuffled at most 15 %", own.get("shuffled"), 0.15, most=True),
         aim("place right at least 95 %", place.get("cones"), 0.95),
     ]
 

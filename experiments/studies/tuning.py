@@ -1,0 +1,64 @@
+"""Which settings are the defaults? A grid on the tuning subjects, which no other study reports.
+
+Prior weight, density and steps are tried together; from the defaults, one at a time, the rest.
+Learnt with the first seed and judged on the draws for choices.
+"""
+
+from itertools import product
+
+import pandas as pd
+
+from experiments.lab import Lab
+from experiments.studies import shared
+from experiments.study import Case, Options, Results, Row, Study
+from experiments.tables import rows_of
+
+GRID: dict[str, tuple[object, ...]] = {
+    "prior_weight": (0.03, 0.1, 0.3),
+    "density": (0.0066, 0.0132, 0.0243),
+    "steps": (150, 300, 600),
+}
+LINES: dict[str, tuple[object, ...]] = {
+    "rate": (0.01, 0.02, 0.04),
+    "score_steps": (20, 40, 80),
+    "batch": (4, 8, 16),
+    "weighting": ("uniform", "min-snr"),
+}
+BASE = {name: getattr(shared.DEFAULT, name) for name in (*GRID, *LINES)}
+
+
+def cases(options: Options) -> list[Case]:
+    """List the grid and the lines, each point once, for every tuning subject."""
+    grid = {name: values[:2] if options.quick else values for name, values in GRID.items()}
+    points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    if not options.quick:
+        points += [{name: value} for name, values in LINES.items() for value in values]
+    once = {str(BASE | point): BASE | point for point in points}.values()
+    return [{"subjects": [key], "seed": 0, **each} for key in options.tuning for each in once]
+
+
+def measure(case: Case, lab: Lab) -> list[Row]:
+    """Search and judge."""
+    how = shared.cones(**{name: case[name] for name in BASE})
+    examples = lab.chosen(case["subjects"])
+    return [shared.measured(lab, how, examples, seed=case["seed"], draws="choice")]
+
+
+def results(table: pd.DataFrame, options: Options) -> Results:
+    """Rank the settings; say what is best and whether it lies at an edge of what was tried."""
+    rows = []
+    for _, part in table.assign(all="all").groupby(list(BASE), sort=False):
+        (row,) = rows_of(part, "all", shared.FIGURES)
+        rows.append({name: part[name].tolist()[0] for name in BASE} | row)
+    rows.sort(key=lambda row: (-row["success"], row["drift"]))
+    best, edges = rows[0], []
+    for name in BASE:
+        tried = {row[name] for row in rows}
+        if name != "weighting" and len(tried) > 1 and best[name] in (min(tried), max(tried)):
+            edges.append(name)
+    default = next((row for row in rows if all(row[n] == BASE[n] for n in BASE)), None)
+    found = {"rows": rows, "best": best, "default": default, "edges": edges}
+    return {"subjects": shared.distinct(table), **found}
+
+
+STUDY = Study("tuning", "Which settings are the defaults?", cases, measure, results)

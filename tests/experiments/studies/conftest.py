@@ -1,0 +1,57 @@
+"""A tiny laboratory whose methods learn nothing: each gives a random mask at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import pytest
+
+from cones import Word
+from experiments.lab import Lab
+from experiments.methods import METHODS, Shut, Task
+from experiments.studies import shared
+from experiments.study import Options
+from fakes import tiny_concept
+from tiny_lab import tiny_lab
+
+KEPT = ("untouched", "random", "cones", "cones-collaborative", "cones-joint", "dreambooth")
+
+
+@dataclass(frozen=True)
+class Fake:
+    name: str
+    budget: int = 8
+    settings: Mapping[str, object] = field(default_factory=dict)
+    photos: int | None = None
+    masked: bool = False
+
+    def fit(self, lab: Lab, task: Task) -> Shut:
+        concepts = []
+        for k, each in enumerate(task.examples):
+            found = tiny_concept(lab.pipeline, seed=task.seed + k, density=0.05)
+            word = Word(each.identifier, each.noun, lab.start(each))
+            concepts.append(replace(found, words=(word,)))
+        phrases = tuple(each.phrase for each in task.examples)
+        return Shut(tuple(concepts), phrases, lab.effort.budget(self.budget))
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return tiny_lab(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture
+def options(lab: Lab) -> Options:
+    return Options(("a_cat", "a_dog"), ("a_jar",), 1, lab.effort, quick=True)
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave some methods out, let the others learn nothing, and measure no drift."""
+    for name in [*METHODS]:
+        if name in KEPT:
+            monkeypatch.setitem(METHODS, name, partial(Fake, name))
+        else:
+            monkeypatch.delitem(METHODS, name)
+    names = ("gain_seen", "gain_new", "gain_others", "drift")
+    monkeypatch.setattr(shared, "drift", lambda *given: dict.fromkeys(names, 0.01))
