@@ -57,6 +57,7 @@ def test_set_operations() -> None:
     assert (a | b).mask == a.mask | b.mask
     assert (a & b).mask == a.mask & b.mask
     assert (a - b).mask == a.mask - b.mask
+    assert (a | replace(b, base=replace(BASE, model="a copy"))).base == BASE
     assert (a | b).prompt == "a V* cat and a V2* dog"
     assert (a - b).words == a.words
     assert not (a | b).certificate

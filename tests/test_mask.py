@@ -86,7 +86,9 @@ def test_order_of_names_matters_to_nothing() -> None:
     assert draws[0] == draws[1]
 
 
-@pytest.mark.parametrize(("count", "numel"), [(0, 5), (3, 1000), (400, 1000), (1000, 1000)])
+@pytest.mark.parametrize(
+    ("count", "numel"), [(0, 5), (3, 1000), (100, 1000), (400, 1000), (1000, 1000)]
+)
 def test_a_random_mask_keeps_counts_and_is_uniform(count: int, numel: int) -> None:
     mask = Mask({"w": (numel,)}, {"w": torch.arange(count)})
     generator = torch.Generator().manual_seed(0)
