@@ -104,6 +104,8 @@ def test_codecs_give_back_positions(codec: str, places: list[int]) -> None:
     for wrong in ({"count": len(places) + 1, "numel": 1000}, {"count": 999, "numel": 1000}):
         with pytest.raises(FileError):
             CODECS[codec].decode(data, **wrong)
+    with pytest.raises(FileError, match="followed by something"):
+        CODECS[codec].decode(data + b"\0", count=len(places), numel=1000)
     for cut in range(len(data)):
         with pytest.raises(FileError):
             CODECS[codec].decode(data[:cut], count=len(places), numel=1000)
