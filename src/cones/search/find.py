@@ -55,7 +55,8 @@ def find(
 ) -> Concept:
     """Find a subject's concept neurons (Sec. 3.1, Appendix A.2) and certify them.
 
-    Of four photos or more the last is kept out of the search, for the certificate.
+    Of four photos or more the last is kept out of the search, for the certificate. After a
+    ConesError the pipeline is as before.
 
     Args:
         pipeline: A text-to-image pipeline of diffusers.
@@ -69,13 +70,8 @@ def find(
         progress: Called as ``progress(stage, done, total, note)``.
         **changes: Fields of :class:`~cones.search.settings.Settings`, such as ``drift=0.02``.
 
-    Raises:
-        ConesError: Of the part concerned. The pipeline is as before in that case.
-
     Example:
         >>> cat = find(pipeline, "photos/cat", noun="cat", work="work")  # doctest: +SKIP
-        >>> cat.certificate["verdict"]  # doctest: +SKIP
-        'gained'
     """
     settings = (settings or Settings()).changed(changes)
     if not isinstance(photos, Subject) and noun is None:

@@ -9,6 +9,7 @@ certificate to say.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -47,50 +48,69 @@ def refine(
 
     Starts from the best of ``ranking``. A score moves by about ``rate`` a step; the border is at
     0, and a typical weight starts at -1. With ``drift``, lambda starts at ``prior_weight`` and is
-    steered so that the prior's half of the loss ends there. ``guard`` and ``within`` limit what
-    may be shut, as in :func:`~cones.search.select.top`.
+    steered so that the prior's half of the loss ends there.
 
     Returns:
         The mask, the scores that rank its neurons, and the last lambda.
 
     Raises:
         SearchError: Nothing may be shut, or a loss or gradient is not finite.
-        MaskError: ``within`` is of another model.
     """
     weights = in_order(weights)
     allowed = eligible(weights, guard=guard, within=within)
+    counts, lam = _counts(weights, allowed, density), _Lambda(prior_weight, drift)
+    ours = _Exchange(losses, weights, allowed, *counts, steps, rate, lam)
+    start, run = partial(ours.start, ranking), (keeper or Keeper()).run
+    slots = run(stage, steps, start=start, measure=ours.measure, absorb=ours.absorb)
+    mask = Mask.where(highest(slots["latent"], allowed, ours.last))
+    return mask, slots["latent"], lam.now(slots["lambda"])
+
+
+def _counts(weights: Weights, allowed: Hits, density: float) -> tuple[int, int]:
+    """Count the neurons at the first step and at the last."""
     free = sum(int(hit.sum()) for hit in allowed.values())
     total = sum(w.numel() for w in weights.values())
     last = min(round(density * total), free)
-    first = max(1, min(round(SAFE * total), last))
     if not last:
         raise SearchError(
             f"found no weight to shut at density {density:g}; expected one at least; raise the "
             "density, or the guard"
         )
+    return max(1, min(round(SAFE * total), last)), last
 
-    lam = _Lambda(prior_weight, drift)
 
-    def start() -> Slots:
-        moments = {"first": zeros(weights), "second": zeros(weights)}
-        return {"latent": _latent(ranking, allowed, first), **moments, "lambda": lam.start()}
+@dataclass(frozen=True, eq=False)
+class _Exchange:
+    """The steps of a refinement."""
 
-    def measure(slots: Slots, step: int) -> Gradient:
-        grown = round(first + (last - first) * min(1.0, 2 * step / steps))
-        shut = highest(slots["latent"], allowed, grown)
-        gamma = {name: w.masked_fill(shut[name], 0) for name, w in weights.items()}
-        now = lam.now(slots["lambda"])
-        return differentiate(losses(step), gamma, prior_weight=now, step=step)
+    losses: Losses
+    weights: Weights
+    allowed: Hits
+    first: int
+    last: int
+    steps: int
+    rate: float
+    lam: "_Lambda"
 
-    def absorb(slots: Slots, step: int, found: Gradient) -> None:
-        for name, w in weights.items():
+    def start(self, ranking: Mapping[str, Tensor]) -> Slots:
+        moments = {"first": zeros(self.weights), "second": zeros(self.weights)}
+        latent = _latent(ranking, self.allowed, self.first)
+        return {"latent": latent, **moments, "lambda": self.lam.start()}
+
+    def measure(self, slots: Slots, step: int) -> Gradient:
+        share = min(1.0, 2 * step / self.steps)
+        grown = round(self.first + (self.last - self.first) * share)
+        shut = highest(slots["latent"], self.allowed, grown)
+        gamma = {name: w.masked_fill(shut[name], 0) for name, w in self.weights.items()}
+        now = self.lam.now(slots["lambda"])
+        return differentiate(self.losses(step), gamma, prior_weight=now, step=step)
+
+    def absorb(self, slots: Slots, step: int, found: Gradient) -> None:
+        for name, w in self.weights.items():
             ascent = w * found.of[name]  # Eq. 8 at gamma: -dL/dshut, straight through
-            climb(slots, "latent", name, ascent, step=step, rate=rate)
-        lam.follow(slots["lambda"], found.prior, growing=first < last and 2 * step <= steps)
-
-    slots = (keeper or Keeper()).run(stage, steps, start=start, measure=measure, absorb=absorb)
-    mask = Mask.where(highest(slots["latent"], allowed, last))
-    return mask, slots["latent"], lam.now(slots["lambda"])
+            climb(slots, "latent", name, ascent, step=step, rate=self.rate)
+        growing = self.first < self.last and 2 * step <= self.steps
+        self.lam.follow(slots["lambda"], found.prior, growing=growing)
 
 
 @dataclass(frozen=True)

@@ -36,34 +36,18 @@ def candidates(
     Raises:
         SearchError: No weight asks to be shut, or a loss or gradient is not finite.
     """
-    refining = settings.rule == "refine"
     lam = 0.0 if settings.prior == "none" else settings.prior_weight
-    limits = {"guard": settings.guard, "within": within}
-    score = (score_sampled if settings.rule == "sum" else score_accelerated)(
-        partial(loss.at, purpose="search-score", seed=settings.seed),
-        weights,
-        steps=settings.score_steps if refining else settings.steps,
-        rate=settings.score_rate,
-        prior_weight=lam,
-        keeper=keeper,
-    )
-    found = []
+    score, found = _scored(loss, weights, settings, lam, keeper), []
     for density in DENSITIES if settings.density is None else (settings.density,):
-        mask, stage = top(score, weights, density=density, **limits), f"refine {density:.2%}"
-        if refining:
-            mask, score, lam = refine(
-                partial(loss.at, purpose=f"search-{stage}", seed=settings.seed),
-                weights,
-                score,
-                density=density,
-                steps=settings.steps,
-                rate=settings.rate,
-                prior_weight=lam,
-                drift=settings.drift,
-                keeper=keeper,
-                stage=stage,
-                **limits,
-            )
+        limits = {"density": density, "guard": settings.guard, "within": within}
+        if settings.rule == "refine":
+            stage = f"refine {density:.2%}"
+            losses = partial(loss.at, purpose=f"search-{stage}", seed=settings.seed)
+            options = {"steps": settings.steps, "rate": settings.rate, "drift": settings.drift}
+            limits |= {"prior_weight": lam, "keeper": keeper, "stage": stage}
+            mask, score, lam = refine(losses, weights, score, **options, **limits)
+        else:
+            mask = top(score, weights, **limits)
         found.append((mask, score, lam))
     if not all(mask for mask, _, _ in found):
         raise SearchError(
@@ -71,3 +55,20 @@ def candidates(
             "rule='refine', more steps, or no guard"
         )
     return found
+
+
+def _scored(
+    loss: ImplantingLoss | JointLoss,
+    weights: Weights,
+    settings: Settings,
+    lam: float,
+    keeper: Keeper | None,
+) -> dict[str, Tensor]:
+    return (score_sampled if settings.rule == "sum" else score_accelerated)(
+        partial(loss.at, purpose="search-score", seed=settings.seed),
+        weights,
+        steps=settings.score_steps if settings.rule == "refine" else settings.steps,
+        rate=settings.score_rate,
+        prior_weight=lam,
+        keeper=keeper,
+    )

@@ -72,8 +72,7 @@ def score_accelerated(
     With ``"sgd"`` this is the paper to the letter: one gradient equals :func:`score_sampled`, and
     more differ from it by O(``rate``) (Eq. A17). With ``"adam"`` each gate moves by about ``rate``
     a step whatever its scale, so ``M_p`` lies in about [-K, K] and counts how *consistently*
-    shutting helps; the paper's rates can only be understood so. Returns and raises what
-    :func:`score_sampled` does.
+    shutting helps; only so can the paper's rates be understood.
     """
     weights = in_order(weights)
     slots_of = ("shrink", "first", "second") if optimiser == "adam" else ("shrink",)
