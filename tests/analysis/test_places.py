@@ -34,7 +34,8 @@ def test_rows_and_heads_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "text", "heads"), [(320, 768, 8), (320, 1024, 5), (640, 2048, 10), (320, 32, None)]
+    ("rows", "text", "heads"),
+    [(256, 384, 4), (320, 768, 8), (320, 1024, 5), (640, 2048, 10), (320, 32, None)],
 )
 def test_heads_are_guessed_by_the_width_of_the_text(rows: int, text: int, heads: int) -> None:
     mask = Mask.empty({DOWN: (rows, rows), UP: (rows, text), "bias": (rows,)})

@@ -16,8 +16,8 @@ from cones.mask import Mask
 
 KINDS = {"attn1": "self", "attn2": "cross", "to_k": "K", "to_v": "V"}
 STAGES = ("down_blocks", "mid_block", "up_blocks")
-# By width of the text states: Stable Diffusion 1 has 8 heads everywhere, 2 and XL one per 64 rows.
-HEADS, HEAD_WIDTH = {768: 8}, {1024: 64, 2048: 64}
+# By width of the text states: the built-in model, Stable Diffusion 1; 2 and XL: rows of a head.
+HEADS, HEAD_WIDTH = {384: 4, 768: 8}, {1024: 64, 2048: 64}
 
 
 def block_of(name: str) -> str:
