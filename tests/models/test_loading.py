@@ -276,15 +276,11 @@ def test_says_which_precisions_there_are(folder: Path) -> None:
         load_pipeline(folder, dtype="int8")
 
 
-def single(folder: Path, path: Path) -> None:
-    """Write the U-Net's first layer as a checkpoint names it; the rest is told by diffusers."""
-    save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1)}, path)
-
-
 def test_a_single_file_is_read_with_the_configuration_beside_it(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    single(folder, tmp_path / "model.safetensors")
+    key = "model.diffusion_model.input_blocks.0.0.weight"
+    save_file({key: torch.zeros(1)}, tmp_path / "model.safetensors")
     asked = []
 
     def read(path: str, **named: object) -> Pipeline:
