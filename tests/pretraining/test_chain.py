@@ -8,7 +8,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from experiments.metrics import examiner as networks
 from experiments.metrics.examiner import load_examiner
+from fakes import tiny_pipeline
 from pretraining import quality, save, train
 from pretraining.world.scenes import held_out_pair, held_out_place
 
@@ -59,3 +61,34 @@ def test_prompts_of_quality_show_what_they_say() -> None:
     assert all(held_out_place(ask.nouns[0], ask.place) for ask in apart)
     assert all(ask.nouns[0] != ask.nouns[1] for ask in quality.double(20))
     assert not any(held_out_pair(*ask.nouns) for ask in quality.double(20))
+
+
+def test_quality_counts_right_answers_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def things(*words: tuple[str, str, str, str, float]) -> tuple[networks.SeenThing, ...]:
+        return tuple(networks.SeenThing(*word[:4], box=(word[4], 0, word[4], 9)) for word in words)
+
+    told = [
+        quality.Asked("", "snow", ("cat",), ("red",), "blue", "stripes"),
+        quality.Asked("", "snow", ("dog",), ("red",)),
+    ]
+    seen = [
+        networks.Seen("snow", things(("cat", "red", "blue", "dots", 0))),
+        networks.Seen(
+            "road", things(("dog", "pink", "red", "dots", 0), ("cat", "red", "", "", 1))
+        ),
+    ]
+    assert quality.singles(told, seen) == {
+        "noun": 1.0, "colour": 0.5, "second": 1.0, "pattern": 0.0, "place": 0.5, "one_thing": 0.5,
+    }  # fmt: skip
+    pair = quality.Asked("", "snow", ("cat", "dog"), ("red", "pink"))
+    assert quality.doubles([pair, pair], [seen[1], seen[0]]) == {
+        "both_nouns": 0.5, "both_colours": 1.0, "side": 0.0,
+    }  # fmt: skip
+    shown = seen[0]
+    monkeypatch.setattr(quality, "read", lambda _, judge, prompts, *more: [shown] * len(prompts))
+    judge = networks.Examiner(networks.Finder(), networks.Reader(), {"noun": 0.9})
+    rows = quality.figures(tiny_pipeline(), judge, 64, {quality.single(1)[0].prompt})
+    assert rows["prompts"] == 64
+    assert rows["single"]["noun"] == pytest.approx(1 / 16, abs=0.02)
+    assert rows["names"]["own"] <= 1 / 16
+    assert rows["examiner"] == {"noun": 0.9}
