@@ -51,6 +51,13 @@ def test_pixels_become_pictures() -> None:
     assert found[0].getpixel((0, 0)) == (0, 128, 255)
 
 
+class Judged:
+    """A concept of which only the verdict matters."""
+
+    def __init__(self, verdict: str) -> None:
+        self.certificate = {"verdict": verdict}
+
+
 def test_the_command_says_what_to_look_at_and_what_comes_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,10 +66,10 @@ def test_the_command_says_what_to_look_at_and_what_comes_next(
     def shown(pipeline: object, key: str) -> list[Subject]:
         return [Subject(tiny_pixels(2), "cat"), Subject(tiny_pixels(2, seed=1), "jar", "V2*")]
 
-    def made(pipeline: object, shown: object, folder: Path, **_: object) -> dict[Path, str]:
+    def made(pipeline: object, shown: object, folder: Path, **_: object) -> dict[Path, Judged]:
         (folder / "cat.safetensors.part").mkdir(parents=True)
         (folder / demo.SHEET).touch()
-        return {folder / "cat.safetensors": "", folder / "jar.safetensors": ""}
+        return {folder / "cat.safetensors": Judged("gained")}
 
     monkeypatch.setattr(demo, "subjects", shown)
     monkeypatch.setattr(demo, "demo", made)
@@ -70,6 +77,7 @@ def test_the_command_says_what_to_look_at_and_what_comes_next(
     command = ["demo", "--model", str(tmp_path / "model"), "-o", str(out)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
+    assert f"{out / 'cat.safetensors'}: gained" in result.stdout
     assert f"look at {out / demo.SHEET}" in result.stdout
     assert f"-c '{out / 'cat.safetensors'}' 'a V* cat on a beach'" in result.stdout
     assert f"--model {tmp_path / 'model'}" in result.stdout

@@ -54,7 +54,7 @@ def demo(
     num_inference_steps: int | None = None,
     progress: Progress = silent,
 ) -> dict[Path, Concept]:
-    """Find subjects, draw the first beside both controls, and all together; write one sheet.
+    """Find subjects, draw one beside both controls, and all together; return them by file.
 
     Args:
         pipeline: Text-to-image pipeline; as before afterwards, bit for bit.
@@ -64,9 +64,6 @@ def demo(
         settings: How to search; the seed is also that of the pictures.
         num_inference_steps: Of drawing.
         progress: Told what is done.
-
-    Returns:
-        The concepts, by their files.
     """
     found = {}
     for subject in shown:

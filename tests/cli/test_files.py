@@ -4,6 +4,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+from safetensors.torch import save_file
+
 import cones
 
 Run = Callable[..., object]
@@ -64,8 +67,12 @@ def test_what_is_no_concept_file_is_refused_by_name(
     refused("show", torn, match="torn.safetensors")
     refused("show", tmp_path / "none", match="none")
     refused("show", tmp_path, match="no file")
-    weights = next(Path(model).rglob("*.safetensors"))
-    refused("show", weights, match="expected")
+    lora = {
+        "unet.to_k.lora_A.weight": torch.zeros(2, 4),
+        "unet.to_k.lora_B.weight": torch.zeros(4, 2),
+    }
+    save_file(lora, tmp_path / "lora.safetensors")
+    refused("show", tmp_path / "lora.safetensors", match="LoRA")
 
 
 def test_atlas_writes_one_page(run: Run, refused: Run, cat: Path, jar: Path) -> None:

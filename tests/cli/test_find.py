@@ -11,6 +11,7 @@ import pytest
 
 import cones
 from cones.cli import console
+from cones.search.resume import owned
 
 Run = Callable[..., object]
 TINY = [
@@ -112,6 +113,15 @@ def test_the_file_has_the_permissions_of_any_new_file(
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == 0o644
+
+
+def test_two_searches_for_one_file_do_not_meet(
+    refused: Run, command: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "a.safetensors"
+    with owned(tmp_path / "a.safetensors.part"):  # as another process would hold it
+        refused(*command, "-o", out, match=f"in use by the process {os.getpid()}")
+    assert not out.exists()
 
 
 def test_a_file_that_appears_meanwhile_is_not_replaced(

@@ -4,6 +4,7 @@ What a command shows goes through :mod:`cones.cli.console`, what several command
 :mod:`cones.cli.options`. Torch is loaded inside the commands, so ``--help`` is fast.
 """
 
+import os
 from collections.abc import Callable
 from typing import Annotated
 
@@ -19,6 +20,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     find, show, generate, compare, combine, attend, atlas, export, ui, demo,
 )  # fmt: skip
 
+for library in ("TRANSFORMERS", "DIFFUSERS"):  # read when they are loaded; errors still show
+    os.environ.setdefault(f"{library}_VERBOSITY", "error")
 app = typer.Typer(
     name="cones",
     no_args_is_help=True,

@@ -6,8 +6,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-from typer import Argument, Option
+from typer import Argument, Option, echo
 
 from cones.cli import options
 from cones.errors import ConesError
@@ -168,5 +167,5 @@ def ui(
         [path.name for path in files or []],
         host=host,
         port=port,
-        ready=lambda address: typer.echo(f"open {address}   (Ctrl-C ends it)"),
+        ready=lambda address: echo(f"open {address}   (Ctrl-C ends it)"),
     )

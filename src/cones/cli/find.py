@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-import typer
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 
 from cones.cli import console, options
 from cones.cli.files import block, describe
@@ -76,6 +75,7 @@ def find(
     **Example:**  cones find photos/ --noun cat -o cat.safetensors
     """
     import cones
+    from cones.search.resume import owned
 
     settings = searching.settings()
     saving.require_file(output)
@@ -84,12 +84,12 @@ def find(
     pipeline = loading.pipeline()
     work = output.with_name(f"{output.name}.part")
     console.say(f"the search is kept in {work} until it is done")
-    with console.progress(f"the search so far is in {work}") as progress:
+    with owned(work), console.progress(f"the search so far is in {work}") as progress:
         searched = {"settings": settings, "work": work, "progress": progress}
         concept = cones.find(pipeline, source, **subject, **searched)
-    saving.require_free(output)
-    concept.save(output)
-    shutil.rmtree(work, ignore_errors=True)
+        saving.require_free(output)
+        concept.save(output)
+        shutil.rmtree(work, ignore_errors=True)
     saving.tell(block(output, concept), describe(output, concept))
     _conclude(concept, output, loading, quiet=saving.as_json)
 
@@ -102,7 +102,7 @@ def _conclude(concept: "Concept", output: Path, loading: options.Loading, *, qui
             "the certificate refuses: shutting these weights does not bring the subject out; "
             "try more --steps, a higher --drift or photos on more different backgrounds"
         )
-        raise typer.Exit(console.REFUSED)
+        raise Exit(console.REFUSED)
     if verdict == "unavailable":
         console.warn("too few photos to keep one out: the certificate proves little; give four")
     if not quiet:

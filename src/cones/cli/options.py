@@ -14,8 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, get_type_hints
 
-import typer
-from typer import Argument, Option
+from typer import Argument, Option, Typer, echo
 
 from cones.cli import console
 from cones.errors import ConesError
@@ -56,11 +55,15 @@ class Loading:
 
     def pipeline(self, concepts: "Sequence[Concept]" = ()) -> "Pipeline":
         """Load the model; warn if it is a fine-tune of the one that concepts were found on."""
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
+
         import cones
         from cones.fingerprint import Fingerprint
         from cones.models import model_for
 
-        _quiet()
+        diffusers_logging.disable_progress_bar()  # the screen is for our own bars
+        transformers_logging.disable_progress_bar()
         model = model_for(cones.load_pipeline(**asdict(self)))
         base = Fingerprint.of(model.weights(), model.name) if concepts else None
         if any(base and each.base.compare(base) == "fine-tune" for each in concepts):
@@ -130,7 +133,7 @@ class Saving:
 
     def tell(self, text: object, data: object) -> None:
         """Print a result for people, or as JSON for programs."""
-        typer.echo(json.dumps(data, indent=1) if self.as_json else str(text))
+        echo(json.dumps(data, indent=1) if self.as_json else str(text))
 
 
 def require_folder(folder: Path) -> None:
@@ -157,7 +160,7 @@ def load_concepts(
     return found if density is None else [concept.at(density) for concept in found]
 
 
-def command(app: typer.Typer, function: Callable[..., None]) -> None:
+def command(app: Typer, function: Callable[..., None]) -> None:
     """Add a function to the program under its own name; its errors become one line."""
     hints = get_type_hints(function, include_extras=True)
     groups = {n: k for n, k in hints.items() if isinstance(k, type) and is_dataclass(k)}
@@ -179,13 +182,3 @@ def command(app: typer.Typer, function: Callable[..., None]) -> None:
     run.__signature__ = inspect.Signature(list(shown.values()))  # pyright: ignore
     run.__annotations__ = {name: parameter.annotation for name, parameter in shown.items()}
     app.command(function.__name__)(run)
-
-
-def _quiet() -> None:
-    """Leave the screen to our own bars; errors still show."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for logging in (diffusers_logging, transformers_logging):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()

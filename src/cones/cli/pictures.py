@@ -176,8 +176,10 @@ def demo(
         found = work.demo(pipeline, shown, output, settings=settings, progress=progress)
     for path in found:
         shutil.rmtree(f"{path}.part", ignore_errors=True)
-    files, sheet = [str(path) for path in found], str(output / work.SHEET)
-    saving.tell(f"look at {sheet}", {"sheet": sheet, "concepts": files})
+    sheet, files = str(output / work.SHEET), [str(path) for path in found]
+    verdicts = {str(path): c.certificate.get("verdict") for path, c in found.items()}
+    told = "\n".join(f"{path}: {verdict}" for path, verdict in verdicts.items())
+    saving.tell(f"{told}\nlook at {sheet}", {"sheet": sheet, "concepts": verdicts})
     if not saving.as_json:
         prompt = f"{shown[0].prompt} on a beach"
         console.suggest("cones", "generate", "-c", files[0], prompt, *loading.words, "-o", "out")
