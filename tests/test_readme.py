@@ -4,7 +4,9 @@ In quick tests the built-in model is a tiny random one and a search takes two st
 what is written works as written. The slow one runs README with the model that ships.
 """
 
+import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -102,6 +104,20 @@ def test_make_targets_and_local_links_exist() -> None:
             assert f"\n{target}:" in makefile
         for link in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", text):
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_figures_are_those_of_the_records(tmp_path: Path) -> None:
+    filled = runpy.run_path(str(ROOT / "scripts" / "figures.py"))["filled"]
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        assert filled(text) == text, f"{page.name} is out of date: python scripts/figures.py"
+    rows = [{"method": "lora", "success": 0.1}, {"method": "cones", "success": 0.614}]
+    (tmp_path / "a.json").write_text(json.dumps({"n": 12, "rows": rows}))
+    said = "TODO-FIGURE<!-- a.json rows.cones.success .0% --> of 7<!-- a.json n .0f -->"
+    found = filled(said, tmp_path)
+    assert re.sub("<!--.*?-->", "", found) == "61% of 12"
+    assert filled(found, tmp_path) == found
+    assert filled(said, tmp_path / "none") == said
 
 
 def test_the_readme_is_one_screen_and_a_half() -> None:
