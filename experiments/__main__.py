@@ -16,7 +16,7 @@ from rich.console import Console
 from cones import ConesError, load_pipeline
 from experiments.lab import QUICK, Effort, Lab
 from experiments.studies import STUDIES
-from experiments.study import Options, publish, run
+from experiments.study import Options, options_for, publish, run
 from experiments.subjects import load_examples
 
 console = Console(stderr=True, highlight=False)
@@ -24,7 +24,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 SECONDS = 30.0  # between lines of progress inside a case
 
 Names = Annotated[str, typer.Option(help="Keys of subjects, separated by commas.")]
-Quick = Annotated[bool, typer.Option(help="One subject, few prompts and steps: does all work?")]
+Quick = Annotated[bool, typer.Option(help="Few subjects, prompts and steps: does all work?")]
 Work = Annotated[Path, typer.Option(help="Keeps records, fits and pictures; goes on from there.")]
 Docs = Annotated[Path | None, typer.Option(help="Gets pages and results; docs, or WORK if quick.")]
 Shard = Annotated[str | None, typer.Option(help="i/n: measure every n-th case from the i-th on.")]
@@ -58,10 +58,8 @@ def prepared(
         raise typer.BadParameter(f"{min(unknown)!r} is none of {', '.join(examples)}")
     own = chosen or [key for key, each in examples.items() if not each.tuning]
     tuning = [key for key, each in examples.items() if each.tuning]
-    if quick:
-        own, tuning, searches = own[: len(chosen) or 4], tuning[:1], 1
     effort = QUICK if quick else Effort()
-    options = Options(tuple(own), tuple(tuning), searches, effort, quick)
+    options = Options(tuple(own), tuple(tuning[:1] if quick else tuning), searches, effort, quick)
     pipeline = load_pipeline(model, dtype="float32", device=PartialState().device)
     examiner = None
     if any(STUDIES[name].judged for name in names):
@@ -78,11 +76,13 @@ def performed(names: list[str], lab: Lab, options: Options, docs: Path, shard: s
     if shard:
         first, _, count = shard.partition("/")
         part = (int(first), int(count))
-    for name in names:
-        run(STUDIES[name], lab, options, shard=part)
+    for study in [STUDIES[name] for name in names]:
+        run(study, lab, options_for(study, options), shard=part)
         state.wait_for_everyone()
         if part[0] == 0:
-            console.print(f"{publish(STUDIES[name], lab, options, docs)}", markup=False)
+            console.print(
+                str(publish(study, lab, options_for(study, options), docs)), markup=False
+            )
 
 
 @app.command("run")
@@ -114,7 +114,8 @@ def page_one(
     """Write results and page of a study from its records."""
     lab, options = prepared(known(study), subjects, quick, work, model, searches)
     target = docs or (work / "docs" if quick else Path("docs"))
-    console.print(str(publish(STUDIES[study], lab, options, target)), markup=False)
+    found = options_for(STUDIES[study], options)
+    console.print(str(publish(STUDIES[study], lab, found, target)), markup=False)
 
 
 @app.command("all")

@@ -8,7 +8,7 @@ for nothing. A page is a function of the results file alone.
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -59,6 +59,7 @@ class Study:
         measure: Gives the rows of one case; called only where there is no record.
         results: Makes the results file of all rows. Columns are those of case and rows.
         judged: Whether it needs the examiner.
+        least: Subjects that it needs; a quick run takes no more.
         figure: Draws pictures of the rows into the folder of the page.
     """
 
@@ -68,7 +69,15 @@ class Study:
     measure: Callable[[Case, Lab], list[Row]]
     results: Callable[[pd.DataFrame, Options], Results]
     judged: bool = True
+    least: int = 1
     figure: Callable[[pd.DataFrame, Lab, Path], None] | None = None
+
+
+def options_for(study: Study, options: Options) -> Options:
+    """Give a quick run of a study as many subjects as it needs; leave any other as it is."""
+    if not options.quick:
+        return options
+    return replace(options, subjects=options.subjects[: study.least], searches=1)
 
 
 def run(study: Study, lab: Lab, options: Options, *, shard: tuple[int, int] = (0, 1)) -> None:

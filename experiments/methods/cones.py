@@ -102,7 +102,8 @@ class Jointly(Cones):
             apart = fitted(lab, plain, task.examples, seed=task.seed)
         budget = lab.effort.budget(self.budget)
         settings = self.chosen(lab, budget, task.seed)
-        changes = {n: v for n, v in vars(settings).items() if v != getattr(Settings(), n)}
+        changes = {n: v for n, v in vars(settings).items() if v != getattr(DEFAULT, n)}
+        changes |= {n: v for n, v in self.settings.items() if n == "density"}  # else the paper's
         concept = find_jointly(
             lab.pipeline,
             [each.subject(lab.model.size) for each in task.examples],

@@ -34,7 +34,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "lora": {"budget": 800, "adapter": "lora", "rank": 4},
     "shira": {"budget": 800, "adapter": "shira", "rank": 2},
 }
-SCORING = 32  # gradients behind SHiRA's choice of positions, at most a quarter of its budget
+SCORING = 32  # gradients behind SHiRA's choice of positions; the same for every budget
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class Rival:
         steps = lab.effort.budget(self.budget)
         lesson = Lesson.of(lab, task, prior=self.prior)
         module, config = lesson.live.module, self.config
-        scoring = min(SCORING, steps // 4) if self.adapter == "shira" else 0
+        whole = TRAINED[self.name]["budget"]
+        scoring = min(SCORING, lab.effort.budget(whole) // 4) if self.adapter == "shira" else 0
         mask = snip(lab, lesson, scoring) if scoring else None
         words = {
             word: {
@@ -96,11 +97,11 @@ class Rival:
             losses = train(
                 leaves,
                 loss_of,
-                steps=steps - scoring,
+                steps=max(0, steps - scoring),
                 rate=self.rate,
                 stage=self.name,
                 state=task.state,
-                going_on=task.going_on and self.budget < TRAINED[self.name]["budget"],
+                going_on=task.going_on and self.budget < whole,
                 progress=lab.progress,
             )
             return Tuned(

@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from experiments.lab import Lab
+from experiments.methods import Shut, Tuned, learn, untouched
+from experiments.metrics.drift import drift
+from tiny_lab import tiny_lab
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return tiny_lab(tmp_path_factory.mktemp("lab"))
+
+
+def test_the_untouched_model_neither_gains_nor_drifts(lab: Lab) -> None:
+    (cat,) = lab.chosen(["a_cat"])
+    assert set(drift(lab, untouched(lab, [cat]), cat).values()) == {0.0}
+
+
+def test_a_word_alone_does_not_move_the_plain_noun(lab: Lab) -> None:
+    (cat,) = lab.chosen(["a_cat"])
+    words = {"V*": {"text_encoder": 9 * torch.ones(1, 32)}}
+    found = drift(lab, Tuned(words, (cat.phrase,)), cat)
+    assert found["drift"] == found["drift_noun"] == found["drift_unrelated"] == 0.0
+    assert found["gain_new"] != 0.0
+
+
+def test_shut_neurons_drift_by_what_predictions_move(lab: Lab) -> None:
+    (cat,) = lab.chosen(["a_cat"])
+    found = learn(lab, "cones", [cat])
+    assert isinstance(found, Shut)
+    measured = drift(lab, found, cat)
+    half = drift(lab, Shut(found.concepts, found.phrases, strength=0.5), cat)
+    assert measured["drift_noun"] > half["drift_noun"] > 0
+    mean = (measured["drift_noun"] + measured["drift_unrelated"]) / 2
+    assert measured["drift"] == pytest.approx(mean)
+
+
+def test_gain_is_the_fall_of_the_error(lab: Lab) -> None:
+    (cat,) = lab.chosen(["a_cat"])
+    last = lab.pipeline.unet.conv_out
+    words = {"V*": lab.start(cat)}
+
+    def saying(value: float) -> dict[str, float]:
+        weights = {"conv_out.weight": torch.zeros_like(last.weight)}
+        weights["conv_out.bias"] = torch.full_like(last.bias, value)
+        return drift(lab, Tuned(words, (cat.phrase,), weights=weights), cat)
+
+    # The target is unit noise, so that saying 3 is wrong by 9 more than saying 0.
+    lost = {n: saying(0.0)[n] - saying(3.0)[n] for n in ("gain_seen", "gain_new", "gain_others")}
+    assert all(value == pytest.approx(9, abs=1) for value in lost.values())
+    assert saying(3.0)["drift"] > saying(0.0)["drift"] > 0
