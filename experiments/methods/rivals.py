@@ -23,9 +23,8 @@ from experiments.methods.fits import Task
 from experiments.methods.learning import Lesson, start_token_held, train, trainable
 from experiments.methods.learnt import Tuned
 
-RATES: Mapping[str, float] = json.loads(
-    (Path(__file__).parent.parent / "rates.json").read_text("utf-8")
-)["rates"]
+RATES_FILE = Path(__file__).parent.parent / "rates.json"
+RATES: Mapping[str, float] = json.loads(RATES_FILE.read_text("utf-8"))["rates"]
 TARGETS = {"lora": ["to_q", "to_k", "to_v", "to_out.0"], "shira": ["to_k", "to_v"]}
 TRAINED: dict[str, dict[str, Any]] = {
     "dreambooth": {"budget": 800, "weights": "all"},
