@@ -87,5 +87,11 @@ def figure(table: pd.DataFrame, lab: Lab, docs: Path) -> None:
 
 
 STUDY = Study(
-    "attention", "Do the words look at the subject?", cases, measure, results, False, figure
+    "attention",
+    "Do the words look at the subject?",
+    cases,
+    measure,
+    results,
+    judged=False,
+    figure=figure,
 )

@@ -68,5 +68,11 @@ def results(table: pd.DataFrame, options: Options) -> Results:
 
 
 STUDY = Study(
-    "overlap", "Do two subjects use the same neurons?", cases, measure, results, judged=False
+    "overlap",
+    "Do two subjects use the same neurons?",
+    cases,
+    measure,
+    results,
+    judged=False,
+    least=2,
 )

@@ -58,7 +58,7 @@ def claims(size: str, rows: list[Row]) -> list[dict[str, object]]:
     own, others = means(rows, CONES), means(rows, (*RIVALS, *MERGED))
     here, found = f"All subjects and the place right: {told(own | others)}.", []
     if own and others:
-        agrees = max(own.values()) >= max(others.values())
+        agrees = max(own.values()) > max(others.values())
         found.append(claim(f"With {size} subjects Cones is ahead of every rival.", here, agrees))
     if {"cones-collaborative", "cones-joint"} <= own.keys():
         agrees = own["cones-collaborative"] >= own["cones-joint"]
@@ -67,4 +67,6 @@ def claims(size: str, rows: list[Row]) -> list[dict[str, object]]:
     return found
 
 
-STUDY = Study("several", "Several subjects: are all of them right?", cases, measure, results)
+STUDY = Study(
+    "several", "Several subjects: are all of them right?", cases, measure, results, least=2
+)

@@ -92,5 +92,11 @@ def figure(table: pd.DataFrame, lab: Lab, docs: Path) -> None:
 
 
 STUDY = Study(
-    "side_by_side", "The best pictures of each method", cases, measure, results, figure=figure
+    "side_by_side",
+    "The best pictures of each method",
+    cases,
+    measure,
+    results,
+    least=2,
+    figure=figure,
 )

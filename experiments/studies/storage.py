@@ -101,4 +101,4 @@ def results(table: pd.DataFrame, options: Options) -> Results:
     return {"rows": rows, "claims": claims}
 
 
-STUDY = Study("storage", "What has to be stored?", cases, measure, results, judged=False)
+STUDY = Study("storage", "What has to be stored?", cases, measure, results, judged=False, least=2)

@@ -46,7 +46,7 @@ def claims(found: Results) -> list[dict[str, object]]:
         claim(
             "Cones follows the text better than every rival.",
             f"Place right: {told(place)}.",
-            place["cones"] >= max(place[name] for name in rivals),
+            place["cones"] > max(place[name] for name in rivals),
         ),
         claim(
             "Cones is about as like the subject as its rivals (.725; they .722 to .744).",

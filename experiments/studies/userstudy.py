@@ -114,7 +114,8 @@ def counted(key: Path, answers: Sequence[Path]) -> list[Row]:
     found, by = [], ["question", "size", "rival"]
     for names, part in pd.DataFrame(rows, columns=[*by, "subjects", "own"]).groupby(by):
         share = interval(part.groupby("subjects")["own"].mean())
-        found.append({**dict(zip(by, names, strict=True)), "share": share, "answers": len(part)})
+        about = {**dict(zip(by, names, strict=True)), "size": int(names[1])}
+        found.append({**about, "share": share, "answers": len(part)})
     return found
 
 

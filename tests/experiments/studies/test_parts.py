@@ -73,8 +73,8 @@ def test_answers_are_counted_by_question_and_rival(tmp_path: Path) -> None:
     for row in pairs:  # against LoRA Cones is always preferred, else always what is on the right
         side = "left" if (row["left"], row["right"]) == ("cones", "lora") else "right"
         said.append({"pair": row["pair"], "question": "image", "choice": side})
-        if (row["left"], row["right"]) == ("lora", "cones"):
-            said.append({**said[-1], "question": "text", "choice": "left"})
+        rival = "right" if row["left"] == "cones" else "left"
+        said.append({"pair": row["pair"], "question": "text", "choice": rival})
     answers.write_text(json.dumps(said))
     found = userstudy.counted(key, [answers, answers])
     of = {(row["question"], row["size"], row["rival"]): row for row in found}
