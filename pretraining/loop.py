@@ -235,12 +235,7 @@ def train(
             loss = sum(run.losses[-100:]) / len(run.losses[-100:])
             bar.update(task, completed=run.step, loss=loss)
             if main and bar.disable and now - said > PRINT_SECONDS:
-                rate = (run.step - first) / (now - started)
-                left = (run.recipe.steps - run.step) / rate / 60
-                line = f"{label} {run.step}/{run.recipe.steps} loss {loss:.4f}"
-                line += f", {rate * run.recipe.batch:.0f} samples/s, {left:.1f} min left\n"
-                sys.stdout.write(line)
-                sys.stdout.flush()
+                _say(label, run, loss, (run.step - first) / (now - started))
                 said = now
             if now - saved > SAVE_SECONDS:
                 run.save()
@@ -251,6 +246,14 @@ def train(
     PartialState().wait_for_everyone()
     if run.step < run.recipe.steps:
         raise KeyboardInterrupt
+
+
+def _say(label: str, run: Run, loss: float, rate: float) -> None:
+    """Write how far a stage is; ``rate`` is in updates a second."""
+    left = (run.recipe.steps - run.step) / rate / 60
+    line = f"{label} {run.step}/{run.recipe.steps} loss {loss:.4f}"
+    sys.stdout.write(f"{line}, {rate * run.recipe.batch:.0f} samples/s, {left:.1f} min left\n")
+    sys.stdout.flush()
 
 
 def _progress(main: bool) -> Progress:
