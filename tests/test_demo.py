@@ -40,7 +40,7 @@ def test_a_sheet_and_two_concept_files_are_written(
 
 
 def test_an_unknown_subject_is_named_with_the_known_ones() -> None:
-    with pytest.raises(SubjectError, match="'tiger'; expected one of tuxedo_cat, striped_jar"):
+    with pytest.raises(SubjectError, match="'tiger'; expected one of striped_cat, zigzag_jar"):
         demo.subjects(tiny_pipeline(), "tiger")
 
 
@@ -85,3 +85,11 @@ def test_the_command_says_what_to_look_at_and_what_comes_next(
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 1
     assert "--overwrite" in again.stderr
+
+
+@pytest.mark.parametrize("key", demo.SUBJECTS)
+def test_photos_of_every_subject_ship_with_the_package(key: str) -> None:
+    shown, other = demo.subjects(tiny_pipeline(), key)
+    assert (len(shown), shown.noun, shown.identifier) == (5, demo.SUBJECTS[key], "V*")
+    assert other.identifier == "V2*"
+    assert other.noun != shown.noun

@@ -21,7 +21,7 @@ from cones.search.resume import Progress, silent
 from cones.search.settings import Settings
 from cones.subject import Subject
 
-SUBJECTS = {"tuxedo_cat": "cat", "striped_jar": "jar", "dotted_teapot": "teapot"}
+SUBJECTS = {"striped_cat": "cat", "zigzag_jar": "jar", "dotted_cup": "cup"}
 PLACES = ("in the snow", "in a desert", "on the grass", "on a road", "in a room", "at night")
 SHEET = "sheet.png"
 

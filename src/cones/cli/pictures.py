@@ -153,7 +153,7 @@ def attend(
 
 def demo(
     *,
-    subject: Key = "tuxedo_cat",
+    subject: Key = "striped_cat",
     output: options.Folder = Path("cones-demo"),
     searching: Searching,
     loading: options.Loading,
@@ -164,7 +164,7 @@ def demo(
     Writes two concept files and sheet.png: photos, the untouched model, a random mask, the
     concept, and both subjects together.
 
-    **Example:**  cones demo striped_jar
+    **Example:**  cones demo dotted_cup
     """
     from cones import demo as work
 
