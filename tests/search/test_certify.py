@@ -1,7 +1,7 @@
 """Certificates that refuse, on figures worked out apart; t intervals; the line search."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from cones.search.certify import Evidence, Ruler, certify, choose, shut_in, t_in
 from cones.search.loss import Examples, draw
 from toy_model import K, ToyModel, V, drawn, pairs
 
+Named = Mapping[str, Tensor]
 PHOTO, OTHER, NOUN, THING, SEEN = 1.0, 2.0, 3.0, 4.0, 5.0
 
 
@@ -28,7 +29,9 @@ class Judged(ToyModel):
         super().__init__()
         self.gains, self.spread, self.purposes = gains, spread, []
 
-    def predict(self, weights, noised, timesteps, condition) -> Tensor:
+    def predict(
+        self, weights: Named, noised: Tensor, timesteps: Tensor, condition: Named
+    ) -> Tensor:
         own = self.weights()
         shut = sum(int((weights[n] != own[n]).sum()) for n in weights)
         marks = condition["states"].flatten().round(decimals=0)
@@ -39,7 +42,7 @@ class Judged(ToyModel):
             rows.append(torch.full_like(x, max(square, 0.0) ** 0.5))
         return torch.stack(rows) + self.hidden(noised, timesteps, condition)
 
-    def hidden(self, noised, timesteps, condition) -> Tensor:
+    def hidden(self, noised: Tensor, timesteps: Tensor, condition: Named) -> Tensor:
         """Give back the noise that was added to latents of zero."""
         return noised / (timesteps.clamp(min=1) / 1000).view(-1, 1, 1, 1)
 
@@ -165,7 +168,9 @@ class Curve(Judged):
         super().__init__({}, noise)
         self.curve = gain
 
-    def predict(self, weights, noised, timesteps, condition) -> Tensor:
+    def predict(
+        self, weights: Named, noised: Tensor, timesteps: Tensor, condition: Named
+    ) -> Tensor:
         shut = sum(int((weights[n] != w).sum()) for n, w in self.weights().items() if n in weights)
         self.gains = {PHOTO: self.curve[shut] / max(shut, 1), NOUN: 0.1}
         return super().predict(weights, noised, timesteps, condition)

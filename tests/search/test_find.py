@@ -3,16 +3,18 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 
 from cones.concept import Concept
 from cones.errors import ConesError, ModelError, SearchError, SubjectError
+from cones.models.protocol import Model
 from cones.search import find as room
 from cones.search.find import find, find_jointly
+from cones.search.loss import Examples
 from cones.search.settings import Settings
 from cones.subject import Subject
 from fakes import tiny_pipeline, tiny_pixels
@@ -38,7 +40,7 @@ def sampled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     asked = []
 
     def sample(
-        pipeline: Any, prompts: Sequence[str], *, seeds: Sequence[int], **how: Any
+        pipeline: object, prompts: Sequence[str], *, seeds: Sequence[int], **how: object
     ) -> list[Image.Image]:
         asked.extend(zip(prompts, seeds, strict=True))
         return [to_pil_image(tiny_pixels(1, seed=seed % 2**60)[0]) for seed in seeds]
@@ -51,14 +53,14 @@ def subject(count: int = 4, *, identifier: str = "V*", noun: str = "cat") -> Sub
     return Subject(tiny_pixels(count, seed=len(identifier)), noun, identifier)
 
 
-def state(pipeline: Any) -> dict[str, Any]:
+def state(pipeline: DiffusionPipeline) -> dict[str, torch.Tensor]:
     """Take down everything that a search must leave alone."""
     parts = (pipeline.unet, pipeline.text_encoder, pipeline.vae)
     found = {f"{k} {n}": w.clone() for k, p in enumerate(parts) for n, w in p.named_parameters()}
     return found | {"vocabulary": torch.tensor(len(pipeline.tokenizer))}
 
 
-def assert_untouched(pipeline: Any, before: dict[str, Any]) -> None:
+def assert_untouched(pipeline: DiffusionPipeline, before: dict[str, torch.Tensor]) -> None:
     after = state(pipeline)
     assert after.keys() == before.keys()
     assert all(torch.equal(after[n], before[n]) for n in before)
@@ -91,12 +93,12 @@ class Watched(Settings):
             Watched.read.add(name)
         return super().__getattribute__(name)
 
-    def changed(self, changes: Any) -> "Watched":
+    def changed(self, changes: dict[str, object]) -> "Watched":
         """Hand itself on: a copy would read everything."""
         assert not changes
         return self
 
-    def recorded(self) -> dict[str, Any]:
+    def recorded(self) -> dict[str, object]:
         """Read nothing for the record."""
         return super().__getattribute__("written")
 
@@ -117,7 +119,9 @@ def test_the_last_of_four_photos_is_kept_out(monkeypatch: pytest.MonkeyPatch) ->
     encoded = []
     real = room.examples
 
-    def examples(model: Any, pixels: torch.Tensor, prompts: Any, **options: Any) -> Any:
+    def examples(
+        model: Model, pixels: torch.Tensor, prompts: str | list[str], **options: object
+    ) -> Examples:
         encoded.append((pixels, prompts))
         return real(model, pixels, prompts, **options)
 
@@ -261,7 +265,7 @@ def test_an_error_leaves_the_pipeline_as_it_was(monkeypatch: pytest.MonkeyPatch)
     pipeline = tiny_pipeline()
     before = state(pipeline)
 
-    def broken(*_: Any, **__: Any) -> Iterator[None]:
+    def broken(*_: object, **__: object) -> Iterator[None]:
         raise SearchError("stopped")
 
     monkeypatch.setattr(room, "candidates", broken)

@@ -1,6 +1,7 @@
 """Eqs. 1-4 in plain floats; draws that depend on purpose, seed and step alone; exact gradients."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -8,9 +9,11 @@ from torch import Tensor
 
 from cones.errors import SearchError, SubjectError
 from cones.search.loss import (
+    Draw,
     Examples,
     ImplantingLoss,
     JointLoss,
+    Loss,
     differentiate,
     draw,
     errors,
@@ -33,7 +36,7 @@ def by_hand(a: list, b: list, x: list[float], c: float) -> list[float]:
     return [sum(w * h for w, h in zip(row, hidden, strict=True)) + c for row in b]
 
 
-def error_by_hand(weights: dict[str, Tensor], drawn, k: int, target: list[float]) -> float:
+def error_by_hand(weights: dict[str, Tensor], drawn: Draw, k: int, target: list[float]) -> float:
     """Work out Eq. 1 for one sample in plain floats."""
     x, c = drawn.noised[k].flatten().tolist(), float(drawn.condition["states"][k])
     said = by_hand(weights[K].tolist(), weights[V].tolist(), x, c)
@@ -47,7 +50,7 @@ def shut(model: ToyModel) -> dict[str, Tensor]:
     return {name: w * (w.abs() > 0.5) for name, w in model.weights().items()}
 
 
-def total(loss, weights: dict[str, Tensor], prior_weight: float) -> float:
+def total(loss: Loss, weights: dict[str, Tensor], prior_weight: float) -> float:
     return sum(float(a) + prior_weight * float(b) for a, b in loss(weights))
 
 
@@ -69,7 +72,7 @@ def test_the_error_of_a_sample_is_equation_1(weighting: str, masked: bool) -> No
         assert float(found[k]) == pytest.approx(expected, rel=1e-3)
 
 
-def _shown(drawn, k: int) -> int:
+def _shown(drawn: Draw, k: int) -> int:
     """Tell from its condition which picture a sample shows."""
     return round((float(drawn.condition["states"][k]) - SUBJECT) * 100)
 
@@ -221,7 +224,7 @@ def test_a_picture_without_a_prompt_is_refused() -> None:
 
 
 def test_a_loss_that_ignores_a_weight_is_refused() -> None:
-    def loss(weights):
+    def loss(weights: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         yield weights[K].sum(), torch.zeros(())
 
     with pytest.raises(SearchError, match="step 4 does not depend on 'net.b"):

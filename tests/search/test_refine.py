@@ -9,6 +9,7 @@ from torch import Tensor
 from cones.errors import SearchError
 from cones.mask import NONE, Mask
 from cones.search.certify import shut_in
+from cones.search.loss import Loss
 from cones.search.refine import refine
 from toy_model import K, Quadratic, TwoLayers, V, drawn
 
@@ -25,7 +26,7 @@ class Planted(Quadratic):
         super().__init__(shut_in(self.weights, self.best), noise=noise)
         self.shut: list[int] = []
 
-    def __call__(self, step: int):
+    def __call__(self, step: int) -> Loss:
         loss = super().__call__(step)
 
         def counted(weights: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -114,7 +115,7 @@ class Tug:
         self.weights = {"w": torch.ones(200)}
         self.gains, self.costs = drawn(1, 200).abs(), drawn(2, 200).abs()
 
-    def __call__(self, step: int):
+    def __call__(self, step: int) -> Loss:
         noise = drawn(step + 10, 200)
 
         def loss(weights: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cones.errors import SearchError
-from cones.search.loss import Losses
+from cones.search.loss import Loss, Losses
 from cones.search.refine import refine
 from cones.search.resume import Keeper, owned
 from cones.search.score import score_accelerated, score_sampled
@@ -40,7 +40,7 @@ class Stopping:
     def __init__(self, step: int) -> None:
         self.step, self.asked, self.real = step, [], TwoLayers()
 
-    def __call__(self, step: int):
+    def __call__(self, step: int) -> Loss:
         self.asked.append(step)
         if step == self.step:
             self.step = -1

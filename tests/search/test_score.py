@@ -1,6 +1,6 @@
 """Algorithm 1 against plain floats, Algorithm A2 against torch.optim, both against each other."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -99,7 +99,7 @@ def test_adam_counts_steps_whatever_the_scale() -> None:
 
 
 @pytest.mark.parametrize("score", [score_sampled, score_accelerated])
-def test_half_precision_is_scored_in_float32_and_never_written_to(score) -> None:
+def test_half_precision_is_scored_in_float32_and_never_written_to(score: Callable) -> None:
     losses, weights = TwoLayers(), TwoLayers().weights(torch.bfloat16)
     before = {n: w.clone() for n, w in weights.items()}
     found = score(losses, weights, steps=3, rate=1e-4)
@@ -114,7 +114,7 @@ def test_half_precision_is_scored_in_float32_and_never_written_to(score) -> None
 
 
 @pytest.mark.parametrize("score", [score_sampled, score_accelerated])
-def test_the_order_of_a_dictionary_changes_no_bit(score) -> None:
+def test_the_order_of_a_dictionary_changes_no_bit(score: Callable) -> None:
     losses, weights = TwoLayers(), TwoLayers().weights()
     turned = {V: weights[V], K: weights[K]}
     options = {"steps": 4, "rate": 1e-3}
