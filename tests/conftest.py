@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import jaxtyping
 import pytest
 
-jaxtyping.install_import_hook(["cones", "experiments", "pretraining"], "beartype.beartype")
+jaxtyping.install_import_hook(["cones", "experiments", "pretraining"], "checker.check")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -13,6 +13,14 @@ def pytest_configure(config: pytest.Config) -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _denormals() -> None:
+    """Represent the smallest floats again: training and searching switch them off for speed."""
+    import torch
+
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture
