@@ -153,3 +153,4 @@ def write(module: nn.Module, path: Path, shares: dict[str, float]) -> None:
     """Write the weights as fp16, with how often they are right."""
     weights = {name: weight.half().contiguous() for name, weight in module.state_dict().items()}
     save_file(weights, path, metadata={"accuracy": json.dumps(shares)})
+    path.chmod(0o644)

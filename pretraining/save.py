@@ -147,6 +147,8 @@ def write(pipeline: StableDiffusionPipeline, card: str, output: Path) -> int:
         json.dumps(json.loads(settings.read_text()) | {"dtype": "float32"}, indent=2)
     )
     (fresh / "README.md").write_text(card)
+    for path in fresh.rglob("*.*"):
+        path.chmod(0o644)  # safetensors leaves its files to their owner alone
     shutil.rmtree(output, ignore_errors=True)
     fresh.replace(output)
     return sum(path.stat().st_size for path in output.rglob("*.safetensors"))
