@@ -145,7 +145,7 @@ def main() -> None:
     """Run the command; an error of the library is one line."""
     try:
         app()
-    except ConesError as error:
+    except (ConesError, FileNotFoundError) as error:
         console.print(f"error: {error}", markup=False)
         raise SystemExit(1) from None
 
