@@ -11,7 +11,7 @@ from experiments.lab import Effort, Lab
 from experiments.studies import STUDIES, frontier, shared, storage, table1, tuning
 from experiments.study import Case, Options, Row, publish, run
 
-ELSEWHERE = ("certificate", "rates")  # tested with the methods themselves
+ELSEWHERE = ("certificate", "rates")  # need real searches and rivals
 ROW = {"method", "success", "interval", "noun", "colour", "second", "place", "drift", "gradients"}
 
 
