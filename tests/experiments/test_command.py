@@ -10,10 +10,10 @@ from experiments.study import Options
 from tiny_lab import tiny_lab
 
 
-def test_studies_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert CliRunner().invoke(command.app, ["list"]).exit_code == 0
-    said = capsys.readouterr().err
-    assert all(name in said for name in STUDIES)
+def test_studies_are_named() -> None:
+    found = CliRunner().invoke(command.app, ["list"])
+    assert found.exit_code == 0
+    assert all(name in found.stderr for name in STUDIES)
 
 
 @pytest.mark.parametrize(("shard", "mine"), [(None, (0, 1)), ("1/3", (1, 3))])
