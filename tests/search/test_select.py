@@ -117,6 +117,8 @@ def test_a_guard_leaves_large_weights_alone() -> None:
         spread = (values - values.mean()).square().mean().sqrt()
         assert torch.equal(hit, values.abs() < 1.5 * spread)
     assert all(bool(hit.all()) for hit in eligible(weights).values())
+    even = {"w": torch.tensor([-1.0, 1.0, -1.0, 1.0])}  # of standard deviation 1
+    assert not bool(eligible(even, guard=0.9)["w"].any())
     positive = {n: torch.ones_like(w) for n, w in weights.items()}
     found = top(positive, weights, density=1.0, guard=1.0)
     assert held(found) == held(Mask.where(eligible(weights, guard=1.0)))
