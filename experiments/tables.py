@@ -41,8 +41,8 @@ def over_subjects(
     """
     found = {}
     for key, part in table.groupby(by, sort=False):
-        present = [name for name in columns if name in part and part[name].notna().any()]
-        means = part.groupby(unit)[present].mean().to_dict("list")
+        present = [name for name in columns if name in part and int(part[name].count())]
+        means = pd.DataFrame(part.groupby(unit)[present].mean()).to_dict("list")
         found[key] = {name: interval(means[name]) for name in present}
     return found
 
@@ -104,9 +104,9 @@ def number(value: float | None, digits: int = 4, sign: bool = False) -> str:
 def with_interval(found: Mapping[str, Any], digits: int = 4, share: bool = False) -> str:
     """Write a mean with its interval, ``.0123 [.0100, .0146]``, as shares in percent if asked."""
     factor, unit = (100, " %") if share else (1, "")
-    mean, low, high = found["mean"], found.get("low"), found.get("high")
+    mean, low, high = (found.get(name) for name in ("mean", "low", "high"))
     text = "" if mean is None else f"{factor * mean:.{digits}f}{unit}"
-    if low is None:
+    if low is None or high is None:
         return text
     return f"{text} [{factor * low:.{digits}f}, {factor * high:.{digits}f}]"
 

@@ -49,7 +49,7 @@ class Cones:
         if len(task.examples) > 1:
             apart = [fitted(lab, self, [each], seed=task.seed) for each in task.examples]
             return joined([each for each in apart if isinstance(each, Shut)])
-        (example,) = task.examples
+        example = task.examples[0]
         subject = example.subject(lab.model.size, photos=self.photos, masked=self.masked)
         return self.searched(lab, example, subject, task.seed)
 

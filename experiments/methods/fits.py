@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import Field, asdict, dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from filelock import FileLock
 
@@ -36,17 +36,18 @@ class Task:
 
 @runtime_checkable
 class Method(Protocol):
-    """One way to learn a subject; a frozen dataclass whose fields are its settings.
+    """One way to learn a subject; a frozen dataclass whose fields are its settings."""
 
-    Attributes:
-        budget: Gradients that it takes.
-    """
-
-    budget: int
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
     def name(self) -> str:
         """Give its name in METHODS."""
+        ...
+
+    @property
+    def budget(self) -> int:
+        """Say how many gradients it takes."""
         ...
 
     def fit(self, lab: Lab, task: Task) -> Fitted:

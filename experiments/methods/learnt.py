@@ -30,17 +30,22 @@ TOLD, TENSORS = "learnt.json", "learnt.safetensors"
 
 @runtime_checkable
 class Fitted(Protocol):
-    """What a method has learnt of one subject or several.
+    """What a method has learnt of one subject or several."""
 
-    Attributes:
-        phrases: How a prompt calls each subject, with its article.
-        gradients: How many it took.
-        bytes: What a user would have to store; known of what was read from a folder.
-    """
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """Say how a prompt calls each subject, with its article."""
+        ...
 
-    phrases: tuple[str, ...]
-    gradients: int
-    bytes: int
+    @property
+    def gradients(self) -> int:
+        """Count how many it took."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """Say what a user would have to store; known of what was read from a folder."""
+        ...
 
     def applied(self, pipeline: Pipeline) -> AbstractContextManager[None]:
         """Draw with it while the context is open; then every bit is as before."""

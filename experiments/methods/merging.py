@@ -7,7 +7,7 @@ subject's own inputs as its own LoRA would. The last is solved in closed form, n
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import torch
@@ -57,16 +57,16 @@ class Merged:
             for each in task.examples
         ]
         parts = [each for each in apart if isinstance(each, Tuned)]
-        shared = {
-            "words": dict(chain.from_iterable(each.words.items() for each in parts)),
-            "phrases": tuple(each.phrase for each in task.examples),
-            "gradients": sum(each.gradients for each in parts),
-        }
-        if part == "custom-diffusion":
-            return Tuned(**shared, weights=constrained_all(lab, parts, task.examples))
-        if self.name == "lora-fused":
-            return Tuned(**shared, weights=fused(lab, parts, task.examples))
-        return Tuned(**shared, **summed(parts))
+        together = Tuned(
+            dict(chain.from_iterable(each.words.items() for each in parts)),
+            tuple(each.phrase for each in task.examples),
+            sum(each.gradients for each in parts),
+        )
+        if self.name == "lora-sum":
+            adapter, config = summed(parts)
+            return replace(together, adapter=adapter, config=config)
+        merge = constrained_all if part == "custom-diffusion" else fused
+        return replace(together, weights=merge(lab, parts, task.examples))
 
 
 def constrained_all(
@@ -116,13 +116,13 @@ def constrained(
     return (w + change).to(weight)
 
 
-def summed(parts: Sequence[Tuned]) -> dict[str, dict[str, object]]:
-    """Add LoRAs, as one of the sum of their ranks."""
+def summed(parts: Sequence[Tuned]) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Add LoRAs: give the tensors and the configuration of one of the sum of their ranks."""
     names = parts[0].adapter
     axis = {name: 0 if ".lora_A." in name else 1 for name in names}
     joined = {n: torch.cat([each.adapter[n] for each in parts], axis[n]) for n in names}
     ranks = [int(str(each.config["r"])) for each in parts]
-    return {"adapter": joined, "config": {**parts[0].config, "r": sum(ranks)}}
+    return joined, {**parts[0].config, "r": sum(ranks)}
 
 
 def fused(lab: Lab, parts: Sequence[Tuned], subjects: Sequence[Example]) -> dict[str, Tensor]:

@@ -28,22 +28,20 @@ def measure(case: Case, lab: Lab) -> list[Row]:
 
 def results(table: pd.DataFrame, options: Options) -> Results:
     """Average the seeds of a subject, and count the subjects whose new views gain."""
-    means = table.groupby("subjects")[list(GAINS)].mean()
-    verdicts = table.groupby("subjects")["certificate.verdict"].agg(list)
-    subjects = [
-        {"subject": key, "verdicts": verdicts[key]} | row.to_dict()
-        for key, row in means.iterrows()
-    ]
+    means = pd.DataFrame(table.groupby("subjects")[list(GAINS)].mean()).reset_index()
+    rows = means.rename(columns={"subjects": "subject"}).to_dict("records")
+    verdicts = {
+        key: part["certificate.verdict"].tolist() for key, part in table.groupby("subjects")
+    }
+    gained = [set(each) == {"gained"} for each in verdicts.values()]
     return {
-        "subjects": subjects,
-        "n": len(subjects),
-        "gaining": int((means["gain_new"] > 0).sum()),
-        "own": int((means["gain_others"] < means["gain_new"] / 3).sum()),
-        "gained": int(
-            (table["certificate.verdict"] == "gained").groupby(table["subjects"]).all().sum()
-        ),
+        "subjects": [{**row, "verdicts": verdicts[row["subject"]]} for row in rows],
+        "n": len(rows),
+        "gaining": sum(row["gain_new"] > 0 for row in rows),
+        "own": sum(row["gain_others"] < row["gain_new"] / 3 for row in rows),
+        "gained": sum(gained),
         "mean": over_subjects(table.assign(all="all"), "all", GAINS)["all"],
-        "lead": interval((means["gain_new"] - means["gain_others"]).tolist()),
+        "lead": interval(row["gain_new"] - row["gain_others"] for row in rows),
     }
 
 

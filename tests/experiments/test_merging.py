@@ -49,11 +49,11 @@ def test_a_sum_of_loras_adds_their_changes() -> None:
         )
         for k, r in enumerate(ranks)
     ]
-    found = summed(parts)
-    a, b = (found["adapter"][name] for name in names)
+    adapter, config = summed(parts)
+    a, b = (adapter[name] for name in names)
     expected = sum(part.adapter[names[1]] @ part.adapter[names[0]] for part in parts)
     assert torch.allclose(b @ a, expected, atol=1e-5)
-    assert found["config"] == {"kind": "lora", "r": 5}
+    assert config == {"kind": "lora", "r": 5}
 
 
 def loud(lab: Lab, key: str) -> Tuned:
