@@ -217,3 +217,16 @@ def test_the_line_search_adds_up_several_subjects() -> None:
     _, one = choose(ruler, model.weights(), masks, [evidence()], prior_weight=0.0)
     _, two = choose(ruler, model.weights(), masks, [evidence()] * 2, prior_weight=0.0)
     assert [r["gain"] for r in two] == pytest.approx([2 * r["gain"] for r in one])
+
+
+def test_choice_and_report_never_share_a_draw() -> None:
+    model = ToyModel()
+    shown = [pairs(3, seed=k, mark=float(k)) for k in range(5)]
+    seen = Evidence(*shown)
+    ruler, shut = Ruler(model, 16, 0), shut_in(model.weights(), MASK)
+    report, choice = (ruler.gain(seen.photos, shut, purpose=p) for p in ("report", "choice"))
+    assert not torch.equal(report, choice)
+    found = certify(ruler, model.weights(), MASK, seen)
+    assert found["subject"]["mean"] == pytest.approx(float(report.mean()))
+    _, (row,) = choose(ruler, model.weights(), [MASK], [seen], prior_weight=0.0)
+    assert row["gain"] == pytest.approx(float(choice.mean()))

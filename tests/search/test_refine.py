@@ -143,6 +143,17 @@ def test_lambda_is_steered_to_the_drift_that_is_asked_for(drift: float) -> None:
     assert steered > 0.1
 
 
+def test_lambda_answers_at_once_and_for_good() -> None:
+    losses, aim = Tug(), 0.01
+    first = {"w": losses.gains}
+    options = {"density": 0.005, "steps": 1, "rate": 0.02, "drift": aim}  # one neuron
+    mask, _, lam = refine(losses, losses.weights, first, **options)
+    drift = aim + 0.1 * (drift_of(losses, mask) - aim)
+    assert lam == pytest.approx(0.1 * (drift / aim) ** 3.03)
+    _, _, most = refine(losses, losses.weights, first, **{**options, "drift": 1e-5})
+    assert most == pytest.approx(0.1 * 2.718281828**3.03)  # bounded
+
+
 def test_the_order_of_a_dictionary_changes_no_bit() -> None:
     losses, weights = TwoLayers(), TwoLayers().weights()
     turned = dict(reversed(weights.items()))
