@@ -18,6 +18,7 @@ from accelerate import PartialState
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from cones.files import replace_when_done
 from experiments.metrics.examiner import WEIGHTS, load_examiner
 from pretraining import autoencoder, denoiser, examiner, save, text
 from pretraining.loop import Run, averaged, placed, train
@@ -76,8 +77,8 @@ def cache_latents(work: Work) -> None:
     spread = {
         key: torch.tensor(v)[:, None, None] for key, v in json.loads(told.read_text()).items()
     }
-    np.save(path.with_suffix(".part.npy"), ((latents - spread["mean"]) / spread["std"]).half())
-    path.with_suffix(".part.npy").replace(path)
+    with replace_when_done(path) as whole:
+        np.save(whole, ((latents - spread["mean"]) / spread["std"]).half())
 
 
 def tokenizer_of(work: Work) -> CLIPTokenizer:
@@ -128,8 +129,8 @@ def cache_states(work: Work) -> None:
             return reader(tokens.to(work.device)).half().cpu()
 
     parts = in_turn(read, text.tokenize(tokenizer, captions).split(100), "states")
-    np.save(path.with_suffix(".part.npy"), torch.cat(parts).numpy())
-    path.with_suffix(".part.npy").replace(path)
+    with replace_when_done(path) as whole:
+        np.save(whole, torch.cat(parts).numpy())
 
 
 def train_denoiser(work: Work) -> None:

@@ -5,24 +5,22 @@ the same settings, so an interrupted run goes on where it stopped.
 """
 
 import json
-import os
 import signal
-import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from cones.files import replace_when_done, write_atomic
 from pretraining.world.looks import NAMED, Look, View, draw_look, named_look, photograph
 from pretraining.world.scenes import NOUNS, Picture, compose
 from pretraining.world.stores import LOOK_SIZE, LookStore
@@ -110,26 +108,10 @@ def _make(path: Path, make: Callable[[range], Part], numbers: range, made: objec
     """Make one part and write it; the json comes last."""
     array, rows = make(numbers)
     path.with_suffix(".json").unlink(missing_ok=True)
-    with _written(path) as file:
-        np.save(file, array)
-    with _written(path.with_suffix(".json")) as file:
-        file.write(json.dumps({"made": made, "rows": rows}).encode())
+    with replace_when_done(path) as whole:
+        np.save(whole, array)
+    write_atomic(path.with_suffix(".json"), json.dumps({"made": made, "rows": rows}).encode())
     return len(rows)
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears under its name only once it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).chmod(0o644)
-            Path(file.name).replace(path)
-        finally:
-            Path(file.name).unlink(missing_ok=True)
 
 
 def _prepare() -> None:
