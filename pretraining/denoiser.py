@@ -12,6 +12,7 @@ from pretraining.text import WIDTH
 
 RECIPE = Recipe(steps=2_500, batch=128, rate=8e-4, warmup=100, cooldown=0.25, average=0.999)
 EMPTY = 0.1  # share of captions replaced by the empty one, for guidance
+SEVERAL = 2.0  # pictures of several things are drawn so much more often: they are the hardest
 WIDTHS = (128, 192)
 MOST_NOISED = 300  # the time, of 1,000, up to which guesses serve the decoder stage
 

@@ -141,9 +141,11 @@ def train_denoiser(work: Work) -> None:
     torch.manual_seed(SEED)
     recipe, schedule = work.recipe("denoiser", denoiser.RECIPE), denoiser.scheduler()
     run = Run(placed(denoiser.build(), work.device), recipe, work.folder / "denoiser")
+    several = torch.tensor([len(row["things"]) > 1 for row in work.pictures.rows])
+    often = torch.where(several, denoiser.SEVERAL, 1.0)
 
     def loss_of(draw: torch.Generator) -> Tensor:
-        index = torch.randint(len(latents), (work.share(recipe),), generator=draw)
+        index = often.multinomial(work.share(recipe), replacement=True, generator=draw)
         empty = torch.rand(len(index), generator=draw) < denoiser.EMPTY
         said = states[torch.where(empty, len(latents), index)].to(work.device).float()
         clean = latents[index].to(work.device).float()
