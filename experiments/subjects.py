@@ -53,8 +53,8 @@ class Example:
 
     Attributes:
         key: The name of its folder.
-        folder: Holds photos, and more of them in ``kept`` (new views) and ``other`` (other
-            individuals of its noun).
+        folder: Holds photos, and more of them in ``kept`` (new views), ``other`` (other
+            individuals of its noun) and ``stranger`` (one more, for the control).
         noun: Its category.
         main: Its main colour.
         second: Its second colour.
@@ -115,6 +115,10 @@ class Example:
     def others(self, size: int) -> Float[Tensor, "n 3 h w"]:
         """Read photos of other individuals of its noun."""
         return read_pixels(self.folder / "other", size=size)
+
+    def stranger(self, size: int) -> Float[Tensor, "n 3 h w"]:
+        """Read as many photos of one other individual of its noun, of other colours."""
+        return read_pixels(self.folder / "stranger", size=size)
 
     def kept_masks(self, size: int) -> Float[Tensor, "n 1 h w"]:
         """Read where it is on the new views."""

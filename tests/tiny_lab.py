@@ -45,7 +45,7 @@ def photos(root: Path) -> Path:
     """Draw noise for photos: three subjects, each with new views and other individuals."""
     for k, noun in enumerate(NOUNS):
         draw = np.random.default_rng(k)
-        for part in ("", "kept", "other"):
+        for part in ("", "kept", "other", "stranger"):
             folder = root / f"a_{noun}" / part
             (folder / "masks").mkdir(parents=True)
             rows = []

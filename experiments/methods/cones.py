@@ -1,7 +1,7 @@
 """Cones itself, alone and for several subjects, and the controls that could have failed.
 
 Every control draws with the same words and noise. A random mask asks whether any mask would do,
-a matched one whether small weights would, a shuffled one whether any individual would; without
+a matched one whether such sizes would, a shuffled one whether another individual would; without
 the identifier nothing should change; in words is as good as it can get without photos.
 """
 
@@ -69,7 +69,8 @@ class Cones:
     def chosen(self, lab: Lab, budget: int, seed: int) -> Settings:
         """Give the settings that make ``budget`` gradients."""
         settings = (PAPER if self.paper else DEFAULT).changed(self.settings)
-        changes: dict[str, object] = {"seed": seed, "draws": lab.effort.draws, "steps": budget}
+        draws = 2 * lab.effort.draws  # of the certificate
+        changes: dict[str, object] = {"seed": seed, "draws": draws, "steps": budget}
         if settings.rule == "refine":
             scoring = min(settings.score_steps, max(1, budget // 4))
             changes |= {"score_steps": scoring, "steps": max(1, budget - scoring)}
@@ -170,8 +171,8 @@ class Control:
         return replace(found, concepts=tuple(concept.using(mask) for concept, mask in pairs))
 
     def _shuffled(self, lab: Lab, example: Example, seed: int) -> Shut:
-        """Search other individuals of the noun under the words of the subject."""
-        pixels = example.others(lab.model.size)
+        """Search another individual of the noun under the words of the subject."""
+        pixels = example.stranger(lab.model.size)
         subject = Subject(pixels, example.noun, example.identifier)
         return Cones(self.budget, self.settings).searched(lab, example, subject, seed)
 

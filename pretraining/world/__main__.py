@@ -78,7 +78,7 @@ def photo(
     views: Annotated[int, typer.Option(min=1, help="Photos in each set.")] = 5,
     seed: int = 0,
 ) -> None:
-    """Photograph a subject in different places: photos, kept photos, other individuals."""
+    """Photograph a subject in different places: photos, more photos, others of its noun."""
     if subject != "all" and subject not in SUBJECTS:
         raise typer.BadParameter(f"no subject {subject!r}; choose all or {', '.join(SUBJECTS)}")
     for key in SUBJECTS if subject == "all" else (subject,):

@@ -1,11 +1,13 @@
 """Example photos of a subject: one individual alone, large, each time in another place.
 
 A subject's folder holds `00.png` ..., `masks/`, `labels.json`, and the same again in `kept/`
-(more views of it, for measuring) and in `other/` (other individuals of its noun). Unlike training
-pictures these may show a noun in any place.
+(more views of it, for measuring), in `other/` (other individuals of its noun) and in `stranger/`
+(one more individual, of other colours: the control of a search). Unlike training pictures these
+may show a noun in any place.
 """
 
 import json
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from pretraining.world.production import packed, picture_row
 from pretraining.world.scenes import BACKDROPS, Picture, Scene, develop, ground_of, stand_alone
 from pretraining.world.stores import LookStore
 
+PARTS = ("", "kept", "other", "stranger")
 OTHERS = 1_000_000  # numbers of looks far beyond those training renders
 
 
@@ -33,15 +36,24 @@ def photo(look: Look, place: str, rng: np.random.Generator, *, size: int = 128) 
 
 
 def write_subject(folder: Path, key: str, views: int, *, seed: int = 0) -> None:
-    """Write the three sets of a subject."""
+    """Write the four sets of a subject."""
     look, index = subject_look(key), list(SUBJECTS).index(key)
     noun = list(NOUNS).index(look.noun)
     others = [draw_look(OTHERS + 16 * k + noun) for k in range(views)]
-    for part, looks in enumerate(([look] * views, [look] * views, others)):
+    sets = ([look] * views, [look] * views, others, [stranger(key, views)] * views)
+    for part, looks in enumerate(sets):
         rng = np.random.default_rng((seed, 5, index, part))
         places = [tuple(PLACES)[k] for k in rng.permutation(len(PLACES))]
         pictures = [photo(one, places[k % len(places)], rng) for k, one in enumerate(looks)]
-        _write_set(folder / ("", "kept", "other")[part], key if part < 2 else None, pictures)
+        _write_set(folder / PARTS[part], key if part < 2 else None, pictures)
+
+
+def stranger(key: str, first: int) -> Look:
+    """Choose the first look of the noun after ``first`` of which neither colour is the same."""
+    look = subject_look(key)
+    noun, colours = list(NOUNS).index(look.noun), {look.main, look.second}
+    drawn = (draw_look(OTHERS + 16 * k + noun) for k in count(first))
+    return next(other for other in drawn if not colours & {other.main, other.second})
 
 
 def _write_set(folder: Path, key: str | None, pictures: list[Picture]) -> None:

@@ -22,7 +22,7 @@ def read(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-def test_three_sets_differ(folder: Path) -> None:
+def test_sets_differ(folder: Path) -> None:
     photos = [read(folder / part / "00.png") for part in ("", "kept", "other")]
     assert photos[0].shape == (128, 128, 3)
     assert not np.array_equal(photos[0], photos[1])
@@ -49,6 +49,15 @@ def test_other_individuals_are_others_of_the_noun(folder: Path) -> None:
     for row in rows:
         assert row["noun"] == subject.noun
         assert (row["main"], row["second"], row["pattern"]) != ("yellow", "blue", "zigzag")
+
+
+def test_the_stranger_is_one_individual_of_other_colours(folder: Path) -> None:
+    rows = json.loads((folder / "stranger" / "labels.json").read_text())["photos"]
+    traits = {(row["noun"], row["main"], row["second"], row["pattern"]) for row in rows}
+    assert len(traits) == 1
+    assert {row["noun"] for row in rows} == {"jar"}
+    assert not {"yellow", "blue"} & {rows[0]["main"], rows[0]["second"]}
+    assert len({row["place"] for row in rows}) == len(rows)
 
 
 def test_the_command_names_the_subjects_it_knows(tmp_path: Path) -> None:
