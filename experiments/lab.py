@@ -4,11 +4,14 @@ A laboratory computes what several methods need once, such as the word a subject
 the prior pictures of its noun, so that all of them see the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any, TypeVar
 
+import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -34,15 +37,15 @@ class Effort:
         inference_steps: Sampling steps of a picture.
         gradients: No method takes more than these; None leaves each its own budget.
         prior: Prior pictures.
-        draws: Noised samples behind every loss and drift.
+        draws: Noised samples behind every loss and drift; a certificate takes twice as many.
     """
 
     prompts: int = 10
     pictures: int = 8
-    inference_steps: int = 25
+    inference_steps: int = 20
     gradients: int | None = None
     prior: int = 32
-    draws: int = 128
+    draws: int = 64
 
     def budget(self, wanted: int) -> int:
         """Give the number of gradients that a method may take of those it wants."""
@@ -50,6 +53,9 @@ class Effort:
 
 
 QUICK = Effort(prompts=2, pictures=2, inference_steps=8, gradients=12, prior=4, draws=16)
+T = TypeVar("T")
+PRECISIONS = ("float32", "bfloat16")
+SMALL, _AT_ONCE = 256, 40  # side of a small picture in pixels; so many are drawn at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +69,7 @@ class Lab:
         effort: How much is done.
         examiner: Reads what a picture shows; None in studies that draw nothing.
         progress: Told stage, steps done, steps in all and a note.
+        precision: In which networks compute: ``bfloat16`` keeps weights and sums in float32.
     """
 
     pipeline: Pipeline
@@ -71,6 +78,7 @@ class Lab:
     effort: Effort = field(default_factory=Effort)
     examiner: Examiner | None = None
     progress: Progress = silent
+    precision: str = PRECISIONS[0]
 
     @cached_property
     def model(self) -> Model:
@@ -87,16 +95,23 @@ class Lab:
         return tuple(self.examples[key] for key in keys)
 
     @cached_property
-    def _starts(self) -> dict[tuple[str, str], dict[str, Tensor]]:
+    def _memory(self) -> dict[tuple[str, ...], Any]:
         return {}
+
+    def once(self, at: tuple[str, ...], found: Callable[[], T]) -> T:
+        """Give what is found of the model of this lab the first time that it is asked for."""
+        if at not in self._memory:
+            self._memory[at] = found()
+        return self._memory[at]
 
     def start(self, example: Example) -> dict[str, Tensor]:
         """Give the vectors that a subject's identifier starts from, those of Cones."""
-        at = (example.identifier, example.noun)
-        if at not in self._starts:
+
+        def found() -> dict[str, Tensor]:
             word, _ = choose_start(self.model, example.noun, identifier=example.identifier)
-            self._starts[at] = vectors(self.pipeline, word)
-        return self._starts[at]
+            return vectors(self.pipeline, word)
+
+        return self.once(("start", example.identifier, example.noun), found)
 
     def prior(self, example: Example, *, seed: int) -> Float[Tensor, "n 3 h w"]:
         """Draw pictures of the plain noun with the untouched model, the same for all methods."""
@@ -105,27 +120,42 @@ class Lab:
             "num_inference_steps": min(given.prior_steps, self.effort.inference_steps),
             "guidance_scale": given.prior_guidance,
         }
-        name = "-".join([self.key.rpartition(":")[2][:12], *map(str, how.values())])
-        return pictures(
-            partial(sample, self.pipeline, **how),
-            [example.plain] * self.effort.prior,
-            seed=seed,
-            size=size,
-            folder=self.work / "prior" / name,
-            progress=self.progress,
+        name = "-".join(
+            [self.key.rpartition(":")[2][:12], self.precision, *map(str, how.values())]
         )
+        with self.computing():
+            return pictures(
+                partial(sample, self.pipeline, **how),
+                [example.plain] * self.effort.prior,
+                seed=seed,
+                size=size,
+                folder=self.work / "prior" / name,
+                progress=self.progress,
+            )
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         """Draw every prompt with every seed with the model as it is now, prompt by prompt."""
-        return sample(
-            self.pipeline,
-            [said for said in prompts for _ in seeds],
-            seeds=[seed for _ in prompts for seed in seeds],
-            num_inference_steps=self.effort.inference_steps,
-            progress=self.progress,
-        )
+        with self.computing():
+            return sample(
+                self.pipeline,
+                [said for said in prompts for _ in seeds],
+                seeds=[seed for _ in prompts for seed in seeds],
+                batch=_AT_ONCE if self.model.size <= SMALL else None,
+                num_inference_steps=self.effort.inference_steps,
+                progress=self.progress,
+            )
+
+    def computing(self) -> AbstractContextManager[object]:
+        """Let networks compute in the precision of the lab while the context is open."""
+        kind, half = self.pipeline.unet.device.type, self.precision != PRECISIONS[0]
+        # Weights change between passes, so their casts must not be kept.
+        return torch.autocast(kind, torch.bfloat16, enabled=half, cache_enabled=False)
 
     @property
     def told(self) -> dict[str, object]:
         """Give what every record depends on."""
-        return {"model": self.key, "effort": asdict(self.effort)}
+        return {
+            "model": self.key,
+            "effort": asdict(self.effort),
+            "precision": self.precision,
+        }

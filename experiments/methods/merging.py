@@ -44,7 +44,7 @@ class Merged:
     """
 
     name: str
-    budget: int = 800
+    budget: int = 240
     rate: float | None = None
 
     def fit(self, lab: Lab, task: Task) -> Tuned:

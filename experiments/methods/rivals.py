@@ -24,14 +24,16 @@ from experiments.methods.learning import Lesson, start_token_held, train, traina
 from experiments.methods.learnt import Tuned
 
 RATES_FILE = Path(__file__).parent.parent / "rates.json"
-RATES: Mapping[str, float] = json.loads(RATES_FILE.read_text("utf-8"))["rates"]
+_FOUND: Mapping[str, Any] = json.loads(RATES_FILE.read_text("utf-8"))
+RATES: Mapping[str, float] = _FOUND["rates"]
+MEASURED: Mapping[str, Any] = _FOUND["measured"]  # rivals whose rate comes from the grid
 TARGETS = {"lora": ["to_q", "to_k", "to_v", "to_out.0"], "shira": ["to_k", "to_v"]}
 TRAINED: dict[str, dict[str, Any]] = {
-    "dreambooth": {"budget": 800, "weights": "all"},
-    "textual-inversion": {"budget": 1600, "words": True, "prior": False},
-    "custom-diffusion": {"budget": 800, "weights": "cross", "words": True},
-    "lora": {"budget": 800, "adapter": "lora", "rank": 4},
-    "shira": {"budget": 800, "adapter": "shira", "rank": 2},
+    "dreambooth": {"budget": 240, "weights": "all"},
+    "textual-inversion": {"budget": 480, "words": True, "prior": False},
+    "custom-diffusion": {"budget": 240, "weights": "cross", "words": True},
+    "lora": {"budget": 240, "adapter": "lora", "rank": 4},
+    "shira": {"budget": 240, "adapter": "shira", "rank": 2},
 }
 SCORING = 32  # gradients behind SHiRA's choice of positions; the same for every budget
 
@@ -90,7 +92,7 @@ class Rival:
                 stack.enter_context(start_token_held(lesson.live, names))
 
             def loss_of(step: int) -> list[Tensor]:
-                with spoken(lab.pipeline, words if self.words else {}):
+                with lab.computing(), spoken(lab.pipeline, words if self.words else {}):
                     return lesson.at(step, anew=self.words)
 
             losses = train(
@@ -139,7 +141,8 @@ def snip(lab: Lab, lesson: Lesson, steps: int) -> MaskFn:
     with trainable(lesson.live.module, names) as parameters, spoken(lab.pipeline, lesson.words):
         for step in range(steps):
             with torch.enable_grad():
-                loss = torch.stack(lesson.at(step, purpose="search-score")).sum()
+                with lab.computing():
+                    loss = torch.stack(lesson.at(step, purpose="search-score")).sum()
                 found = torch.autograd.grad(loss, list(parameters.values()))
             for name, gradient in zip(names, found, strict=True):
                 total[name] += gradient

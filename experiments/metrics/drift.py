@@ -9,10 +9,9 @@ see the same draws.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from cones.search.loss import draw, examples, predicted
+from cones.search.loss import Examples, draw, predicted
 from experiments.lab import Lab
 from experiments.methods.learnt import Fitted, untouched
 from experiments.subjects import Example
@@ -20,18 +19,31 @@ from experiments.subjects import Example
 SETS = ("seen", "new", "others", "noun", "unrelated")
 UNRELATED = 6  # other nouns
 _PART = 32  # samples in the network at once
-Said = list[tuple[Float[Tensor, "n 3 h w"], list[str]]]
+Said = dict[str, Tensor]  # by set
 
 
-def drift(lab: Lab, fitted: Fitted, example: Example) -> dict[str, float]:
+def drift(
+    lab: Lab, fitted: Fitted, example: Example, *, purpose: str = "report"
+) -> dict[str, float]:
     """Measure gains and drifts of one subject.
+
+    Args:
+        lab: Model and effort.
+        fitted: What changes the model.
+        example: The subject.
+        purpose: What it is measured for: choice and report share no draw.
 
     Returns:
         ``gain_seen`` (photos of the search), ``gain_new``, ``gain_others``, ``drift_noun``,
         ``drift_unrelated``, and ``drift``, the mean of the last two.
     """
-    before, targets = _predictions(lab, untouched(lab, [example]), example)
-    after, _ = _predictions(lab, fitted, example)
+
+    def untouched_model() -> tuple[Said, Said]:
+        return _predictions(lab, untouched(lab, [example]), example, purpose)
+
+    at = ("drift", example.key, example.identifier, purpose)
+    before, targets = lab.once(at, untouched_model)
+    after, _ = _predictions(lab, fitted, example, purpose)
     found = {}
     for name in SETS[:3]:
         errors = [(each[name] - targets[name]).square().mean() for each in (before, after)]
@@ -42,29 +54,36 @@ def drift(lab: Lab, fitted: Fitted, example: Example) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _predictions(
-    lab: Lab, fitted: Fitted, example: Example
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _predictions(lab: Lab, fitted: Fitted, example: Example, purpose: str) -> tuple[Said, Said]:
     """Ask the model, as ``fitted`` makes it, for all sets; give what it says and should say."""
-    said, wanted = {}, {}
-    with fitted.applied(lab.pipeline):
-        for name, (pixels, prompts) in zip(SETS, _sets(lab, example), strict=True):
-            pairs = examples(lab.model, pixels, prompts)
-            drawn = draw(lab.model, pairs, lab.effort.draws, purpose=f"metric {name}", seed=0)
-            said[name] = torch.cat([predicted(lab.model, {}, p) for p in drawn.parts(_PART)])
+    model, said, wanted, sets = lab.model, {}, {}, _sets(lab, example)
+    with fitted.applied(lab.pipeline), lab.computing():
+        for name, (latents, called) in sets.items():
+            pairs = Examples(latents, model.condition(called))
+            drawn = draw(model, pairs, lab.effort.draws, purpose=f"{purpose} of {name}", seed=0)
+            said[name] = torch.cat([predicted(model, {}, p) for p in drawn.parts(_PART)])
             wanted[name] = drawn.target
     return said, wanted
 
 
-def _sets(lab: Lab, example: Example) -> Said:
-    size = lab.model.size
-    others = example.others(size)
-    pictures = [example.seen(size), example.kept(size), others]
-    found = [(each, [example.phrase] * len(each)) for each in pictures]
-    strangers = _strangers(lab, example)
-    views = torch.cat([each.others(size)[:1] for each in strangers])
-    plain = [each.plain for each in strangers]
-    return [*found, (others, [example.plain] * len(others)), (views, plain)]
+def _sets(lab: Lab, example: Example) -> dict[str, tuple[Tensor, list[str]]]:
+    """Give the latents and prompts of every set; photos are encoded once."""
+    size, strangers = lab.model.size, _strangers(lab, example)
+    read = {
+        "seen": lambda: example.seen(size),
+        "new": lambda: example.kept(size),
+        "others": lambda: example.others(size),
+        "unrelated": lambda: torch.cat([each.others(size)[:1] for each in strangers]),
+    }
+    latents = {
+        name: lab.once(("latents", example.key, name), lambda p=pixels: lab.model.encode(p()))
+        for name, pixels in read.items()
+    }
+    latents["noun"] = latents["others"]
+    found = {name: (latents[name], [example.phrase] * len(latents[name])) for name in SETS[:3]}
+    found["noun"] = (latents["noun"], [example.plain] * len(latents["noun"]))
+    found["unrelated"] = (latents["unrelated"], [each.plain for each in strangers])
+    return found
 
 
 def _strangers(lab: Lab, example: Example) -> Sequence[Example]:

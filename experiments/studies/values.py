@@ -45,7 +45,7 @@ class Optimised:
     """
 
     precision: str
-    budget: int = 500
+    budget: int = 240
     rate: float = 0.01
     name: str = field(default="values", init=False)
 
@@ -64,11 +64,12 @@ class Optimised:
         best, losses = weights, []
         for step in range(budget + 1):
             now = written(weights, concept.mask, factors, ROUNDED[self.precision])
-            if step % max(1, budget // CHECKS) == 0:
-                losses.append(checked(loss, now, seed, lab.effort.draws))
-                best = now if losses[-1] == min(losses) else best
-            drawn = loss.at(step, purpose="search-values", seed=seed)
-            found = differentiate(drawn, now, prior_weight=DEFAULT.prior_weight, step=step)
+            with lab.computing():
+                if step % max(1, budget // CHECKS) == 0:
+                    losses.append(checked(loss, now, seed, lab.effort.draws))
+                    best = now if losses[-1] == min(losses) else best
+                drawn = loss.at(step, purpose="search-values", seed=seed)
+                found = differentiate(drawn, now, prior_weight=DEFAULT.prior_weight, step=step)
             for name, each in factors.items():
                 each.grad = at(concept.mask, name, found.of[name] * weights[name])
             adam.step()

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from experiments.lab import Lab
 from experiments.methods import Shut, Tuned, learn, untouched
+from experiments.metrics import drift as metric
 from experiments.metrics.drift import drift
 from tiny_lab import tiny_lab
 
@@ -34,6 +37,20 @@ def test_shut_neurons_drift_by_what_predictions_move(lab: Lab) -> None:
     assert measured["drift_noun"] > half["drift_noun"] > 0
     mean = (measured["drift_noun"] + measured["drift_unrelated"]) / 2
     assert measured["drift"] == pytest.approx(mean)
+
+
+def test_choice_and_report_share_no_draw_and_each_is_measured_once(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cat,) = lab.chosen(["a_cat"])
+    found, fresh = learn(lab, "cones", [cat]), replace(lab)
+    report = drift(fresh, found, cat)
+    choice = drift(fresh, found, cat, purpose="choice")
+    assert all(report[name] != choice[name] for name in report)
+    asked: list[int] = []
+    monkeypatch.setattr(metric, "untouched", lambda *given: asked.append(1))
+    assert drift(fresh, found, cat) == report
+    assert not asked
 
 
 def test_gain_is_the_fall_of_the_error(lab: Lab) -> None:
