@@ -2,21 +2,24 @@
 
 ``run`` measures what has no record and writes results and page; ``page`` writes them from the
 records; ``list`` names the studies; ``all`` runs every one. Under ``accelerate launch`` the cases
-are dealt out to the processes; ``--shard i/n`` does so by hand.
+are dealt out to the processes; ``--shard i/n`` does so by hand, and is safe at the same time.
 """
 
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from accelerate import PartialState
 from rich.console import Console
 
 from cones import ConesError, load_pipeline
-from experiments.lab import QUICK, Effort, Lab
+from experiments.lab import PRECISIONS, QUICK, Effort, Lab
 from experiments.studies import STUDIES
-from experiments.study import Options, options_for, publish, run
+from experiments.study import Options, Study, compared_as, options_for, publish, run
 from experiments.subjects import load_examples
 
 console = Console(stderr=True, highlight=False)
@@ -24,12 +27,16 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 SECONDS = 30.0  # between lines of progress inside a case
 
 Names = Annotated[str, typer.Option(help="Keys of subjects, separated by commas.")]
+First = Annotated[int, typer.Option(help="Take only so many subjects; 0 is all.")]
+Methods = Annotated[str, typer.Option(help="Only these methods, separated by commas.")]
 Quick = Annotated[bool, typer.Option(help="Few subjects, prompts and steps: does all work?")]
 Work = Annotated[Path, typer.Option(help="Keeps records, fits and pictures; goes on from there.")]
 Docs = Annotated[Path | None, typer.Option(help="Gets pages and results; docs, or WORK if quick.")]
-Shard = Annotated[str | None, typer.Option(help="i/n: measure every n-th case from the i-th on.")]
+Shard = Annotated[str, typer.Option(help="i/n: measure every n-th subject from the i-th on.")]
 Model = Annotated[str | None, typer.Option(help="Folder, file or hub name; the built-in model.")]
 Searches = Annotated[int, typer.Option(min=1, help="Searches of every subject.")]
+Seeds = Annotated[int | None, typer.Option(min=1, help="Pictures of every prompt; 8.")]
+Precision = Annotated[str, typer.Option(help="float32 or bfloat16; the fastest of a CPU.")]
 
 
 class Progress:
@@ -48,83 +55,139 @@ class Progress:
             )
 
 
-def prepared(
-    names: list[str], subjects: str, quick: bool, work: Path, model: str | None, searches: int
-) -> tuple[Lab, Options]:
+@dataclass(frozen=True)
+class Asked:
+    """What the command was asked for."""
+
+    names: tuple[str, ...]
+    subjects: str = ""
+    first: int = 0
+    methods: str = ""
+    quick: bool = False
+    work: Path = Path("work")
+    docs: Path | None = None
+    shard: str = ""
+    model: str | None = None
+    searches: int = 2
+    seeds: int | None = None
+    precision: str = ""
+
+    @property
+    def target(self) -> Path:
+        """Say where pages go."""
+        return self.docs or (self.work / "docs" if self.quick else Path("docs"))
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """Say which of how many processes this is."""
+        state = PartialState()
+        first, _, count = self.shard.partition("/")
+        if not self.shard:
+            return state.process_index, state.num_processes
+        if not (first.isdigit() and count.isdigit() and int(first) < int(count)):
+            raise typer.BadParameter(f"{self.shard!r} is no shard; expected 0/2 or 1/2, say")
+        return int(first), int(count)
+
+
+def prepared(asked: Asked) -> tuple[Lab, Options]:
     """Load the model and choose the subjects."""
     examples = load_examples()
-    chosen = [key for key in subjects.split(",") if key]
-    if unknown := set(chosen) - set(examples):
-        raise typer.BadParameter(f"{min(unknown)!r} is none of {', '.join(examples)}")
+    chosen = _listed(asked.subjects, examples)
     own = chosen or [key for key, each in examples.items() if not each.tuning]
-    tuning = [key for key, each in examples.items() if each.tuning]
-    effort = QUICK if quick else Effort()
-    options = Options(tuple(own), tuple(tuning[:1] if quick else tuning), searches, effort, quick)
-    pipeline = load_pipeline(model, dtype="float32", device=PartialState().device)
+    own, effort = own[: asked.first or None], QUICK if asked.quick else Effort()
+    tuning = [key for key in (chosen or examples) if examples[key].tuning]
+    tuning = tuning[: 1 if asked.quick else asked.first or None]
+    if asked.seeds:
+        effort = replace(effort, pictures=asked.seeds)
+    options = Options(tuple(own), tuple(tuning), asked.searches, effort=effort, quick=asked.quick)
+    cases = [case for name in asked.names for case in STUDIES[name].cases(options)]
+    methods = _listed(asked.methods, dict.fromkeys(str(compared_as(case)) for case in cases))
+    options = replace(options, methods=tuple(methods))
+    torch.set_flush_denormal(True)  # numbers near 0 else slow some processors tenfold
+    pipeline = load_pipeline(asked.model, dtype="float32", device=PartialState().device)
     examiner = None
-    if any(STUDIES[name].judged for name in names):
+    if any(STUDIES[name].judged for name in asked.names):
         from experiments.metrics.examiner import load_examiner  # has weights of its own
 
         examiner = load_examiner()
-    return Lab(pipeline, work, examples, effort, examiner, Progress()), options
+    precision = asked.precision or PRECISIONS[torch.cpu._is_avx512_bf16_supported()]
+    if precision not in PRECISIONS:
+        raise typer.BadParameter(f"{precision!r} is none of {', '.join(PRECISIONS)}")
+    told = Progress()
+    return Lab(pipeline, asked.work, examples, effort, examiner, told, precision), options
 
 
-def performed(names: list[str], lab: Lab, options: Options, docs: Path, shard: str | None) -> None:
-    """Run studies and write their pages."""
-    state = PartialState()
-    part = (state.process_index, state.num_processes)
-    if shard:
-        first, _, count = shard.partition("/")
-        part = (int(first), int(count))
-    for study in [STUDIES[name] for name in names]:
-        run(study, lab, options_for(study, options), shard=part)
-        state.wait_for_everyone()
-        if part[0] == 0:
-            console.print(
-                str(publish(study, lab, options_for(study, options), docs)), markup=False
-            )
+def _listed(names: str, known: Iterable[str]) -> list[str]:
+    """Split names at commas, and refuse what there is not."""
+    found = [name for name in names.split(",") if name]
+    if unknown := set(found) - set(known):
+        raise typer.BadParameter(f"{min(unknown)!r} is none of {', '.join(known)}")
+    return found
+
+
+def performed(asked: Asked, lab: Lab, options: Options) -> None:
+    """Run studies and write their pages; each of several shards writes what there is then."""
+    for study in [STUDIES[name] for name in asked.names]:
+        run(study, lab, options_for(study, options), shard=asked.part)
+        PartialState().wait_for_everyone()
+        if asked.shard or PartialState().is_main_process:
+            written(study, asked, lab, options)
+
+
+def written(study: Study, asked: Asked, lab: Lab, options: Options) -> None:
+    """Write results and page of a study from its records."""
+    path = publish(study, lab, options_for(study, options), asked.target)
+    console.print(str(path), markup=False)
 
 
 @app.command("run")
 def run_one(
     study: str,
     subjects: Names = "",
+    first: First = 0,
+    methods: Methods = "",
     quick: Quick = False,
     work: Work = Path("work"),
     docs: Docs = None,
-    shard: Shard = None,
+    shard: Shard = "",
     model: Model = None,
     searches: Searches = 2,
+    seeds: Seeds = None,
+    precision: Precision = "",
 ) -> None:
     """Measure what has no record yet; write docs/results/STUDY.json and docs/STUDY.md."""
-    lab, options = prepared(known(study), subjects, quick, work, model, searches)
-    performed([study], lab, options, docs or (work / "docs" if quick else Path("docs")), shard)
+    given = (subjects, first, methods, quick, work, docs, shard, model, searches, seeds, precision)
+    asked = Asked(known(study), *given)
+    performed(asked, *prepared(asked))
 
 
 @app.command("page")
 def page_one(
     study: str,
     subjects: Names = "",
+    first: First = 0,
+    methods: Methods = "",
     quick: Quick = False,
     work: Work = Path("work"),
     docs: Docs = None,
     model: Model = None,
     searches: Searches = 2,
+    seeds: Seeds = None,
+    precision: Precision = "",
 ) -> None:
     """Write results and page of a study from its records."""
-    lab, options = prepared(known(study), subjects, quick, work, model, searches)
-    target = docs or (work / "docs" if quick else Path("docs"))
-    found = options_for(STUDIES[study], options)
-    console.print(str(publish(STUDIES[study], lab, found, target)), markup=False)
+    given = (subjects, first, methods, quick, work, docs, "", model, searches, seeds, precision)
+    asked = Asked(known(study), *given)
+    written(STUDIES[study], asked, *prepared(asked))
 
 
 @app.command("all")
-def run_all(quick: Quick = False, work: Work = Path("work"), docs: Docs = None) -> None:
+def run_all(
+    quick: Quick = False, work: Work = Path("work"), docs: Docs = None, shard: Shard = ""
+) -> None:
     """Run every study."""
-    lab, options = prepared(list(STUDIES), "", quick, work, None, 2)
-    performed(
-        list(STUDIES), lab, options, docs or (work / "docs" if quick else Path("docs")), None
-    )
+    asked = Asked(tuple(STUDIES), quick=quick, work=work, docs=docs, shard=shard)
+    performed(asked, *prepared(asked))
 
 
 @app.command("list")
@@ -134,11 +197,11 @@ def list_all() -> None:
         console.print(f"{name:<14} {study.title}", markup=False)
 
 
-def known(name: str) -> list[str]:
+def known(name: str) -> tuple[str, ...]:
     """Refuse a study that there is not."""
     if name not in STUDIES:
         raise typer.BadParameter(f"{name!r} is none of {', '.join(STUDIES)}")
-    return [name]
+    return (name,)
 
 
 def main() -> None:

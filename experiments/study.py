@@ -32,6 +32,8 @@ class Options:
         subjects: Keys of the subjects that it measures.
         tuning: Keys of the subjects that choices may be set by.
         searches: Seeds of learning, from 0.
+        methods: Only cases of these are measured, in studies that compare methods; () is all.
+            A page shows what there is of all.
         effort: How much is done for each case.
         quick: The cases may be thinned out: it is only tried whether all works.
     """
@@ -39,6 +41,7 @@ class Options:
     subjects: tuple[str, ...]
     tuning: tuple[str, ...] = ()
     searches: int = 2
+    methods: tuple[str, ...] = ()
     effort: Effort = field(default_factory=Effort)
     quick: bool = False
 
@@ -80,6 +83,27 @@ def options_for(study: Study, options: Options) -> Options:
     return replace(options, subjects=options.subjects[: study.least], searches=1)
 
 
+def cases_of(study: Study, options: Options) -> list[Case]:
+    """List the cases of a study, of the chosen methods if there are any."""
+    cases, chosen = study.cases(options), options.methods
+    return [case for case in cases if not chosen or compared_as(case) in (None, *chosen)]
+
+
+def compared_as(case: Case) -> str | None:
+    """Say what a case is one of: a method, or a kind of comparison."""
+    return case.get("method", case.get("kind"))
+
+
+def shared_out(cases: Sequence[Case], shard: tuple[int, int]) -> list[Case]:
+    """Give one of ``n`` processes the cases of every n-th subject or group.
+
+    Methods of one subject build on each other: so no process waits for another.
+    """
+    groups = list(dict.fromkeys(tuple(case.get("subjects", ())) for case in cases))
+    mine = set(groups[shard[0] :: shard[1]])
+    return [case for case in cases if tuple(case.get("subjects", ())) in mine]
+
+
 def run(study: Study, lab: Lab, options: Options, *, shard: tuple[int, int] = (0, 1)) -> None:
     """Measure the cases that have no record yet.
 
@@ -87,9 +111,9 @@ def run(study: Study, lab: Lab, options: Options, *, shard: tuple[int, int] = (0
         study: Which one.
         lab: Model and work folder.
         options: On what.
-        shard: ``(i, n)`` measures every n-th case from the i-th on, for several processes.
+        shard: ``(i, n)`` is the i-th of n processes; see :func:`shared_out`.
     """
-    mine = study.cases(options)[shard[0] :: shard[1]]
+    mine = shared_out(cases_of(study, options), shard)
     missing = [case for case in mine if not record_of(study, lab, case).exists()]
     started = time.monotonic()
     for done, case in enumerate(missing):
@@ -129,8 +153,10 @@ def publish(study: Study, lab: Lab, options: Options, docs: Path) -> Path:
     cases = study.cases(options)
     done = sum(record_of(study, lab, case).exists() for case in cases)
     head = {"name": study.name, "title": study.title, "model": lab.model.name, "weights": lab.key}
+    head |= {"precision": lab.precision, "searches": options.searches}
     head |= {"effort": asdict(options.effort), "cases": {"done": done, "of": len(cases)}}
-    head["judge"] = dict(getattr(lab.examiner, "accuracy", {})) if study.judged else {}
+    judge = getattr(lab.examiner, "accuracy", {}) if study.judged else {}
+    head["judge"] = {name: share for name, share in judge.items() if "direct" not in name}
     results = plain(head | study.results(table, options))
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(docs / "results" / f"{study.name}.json", text.encode())

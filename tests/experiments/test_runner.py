@@ -7,7 +7,19 @@ import pytest
 
 from experiments.lab import Effort, Lab
 from experiments.studies import certificate
-from experiments.study import Case, Options, Results, Row, Study, frame, publish, record_of, run
+from experiments.study import (
+    Case,
+    Options,
+    Results,
+    Row,
+    Study,
+    cases_of,
+    frame,
+    publish,
+    record_of,
+    run,
+    shared_out,
+)
 from tiny_lab import tiny_lab
 
 
@@ -70,6 +82,22 @@ def test_shards_share_the_work(lab: Lab) -> None:
     for k, part in enumerate(parts):
         run(part.study(), lab, OPTIONS, shard=(k, 2))
     assert [part.measured for part in parts] == [[0, 2], [1]]
+
+
+def test_all_methods_of_a_subject_fall_to_one_shard() -> None:
+    keys = ("a_cat", "a_dog", "a_jar")
+    cases = [{"subjects": [key], "method": m} for key in keys for m in ("cones", "lora")]
+    parts = [shared_out(cases, (k, 2)) for k in range(2)]
+    assert [case["subjects"][0] for case in parts[0]] == ["a_cat", "a_cat", "a_jar", "a_jar"]
+    assert sorted(map(str, parts[0] + parts[1])) == sorted(map(str, cases))
+
+
+def test_only_the_chosen_methods_are_taken() -> None:
+    cases = [{"method": name} for name in ("cones", "lora", "words")] + [{"kind": "other"}]
+    study = replace(Counting().study(), cases=lambda options: cases)
+    assert cases_of(study, Options(())) == cases
+    found = cases_of(study, Options((), methods=("lora", "words")))
+    assert found == [{"method": "lora"}, {"method": "words"}, {"kind": "other"}]
 
 
 def test_a_record_depends_on_case_effort_and_photos(lab: Lab) -> None:
