@@ -1,6 +1,6 @@
 """How much success does a method buy with how much drift? All methods, along their budgets.
 
-For Cones the prior weight is varied too. No point is chosen here: the frontier is the answer.
+Cones is measured at every prior weight too. No point is chosen here: the frontier is the answer.
 """
 
 from pathlib import Path
@@ -35,9 +35,12 @@ def measure(case: Case, lab: Lab) -> list[Row]:
         how = METHODS[method]()
         row = shared.measured(lab, how, examples, seed=seed, draws="choice")
         return [{"budget": lab.effort.budget(how.budget), **row}]
-    changes = shared.differing({"prior_weight": case["prior_weight"]}) if method == "cones" else {}
-    settings = {"settings": changes} if changes else {}
-    return shared.curve(lab, method, examples, seed=seed, **settings)
+    weight = case["prior_weight"]
+    if weight in (None, shared.DEFAULT.prior_weight):
+        return shared.curve(lab, method, examples, seed=seed)
+    how = shared.cones(prior_weight=weight)
+    row = shared.measured(lab, how, examples, seed=seed, draws="choice")
+    return [{"budget": lab.effort.budget(how.budget), **row}]
 
 
 def results(table: pd.DataFrame, options: Options) -> Results:

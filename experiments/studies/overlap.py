@@ -15,7 +15,7 @@ from experiments.study import Case, Options, Results, Row, Study
 from experiments.subjects import groups
 from experiments.tables import over_subjects
 
-TWO, SAME, SCRATCH = "two subjects", "one subject, two searches", "union and search from scratch"
+TWO, SAME, SCRATCH = "two subjects", "one subject twice", "union and search from scratch"
 FIGURES = ("shared", "expected", "jaccard", "jaccard_by_chance", "z")
 ALL = "all layers"
 

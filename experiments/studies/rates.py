@@ -1,7 +1,8 @@
 """Which learning rate for each rival? A grid on the tuning subjects, judged as choices are.
 
-The winner of a rival is stored in ``experiments/rates.json``, which its default is read from. A
-winner at an edge of the grid is named: then the grid has to grow.
+The winner of a rival is stored in ``experiments/rates.json``, which its default is read from, with
+the number of subjects and the weights that it was measured on. A winner at an edge of the grid is
+named: then the grid has to grow.
 """
 
 import json
@@ -11,12 +12,12 @@ import pandas as pd
 
 from cones.files import write_atomic
 from experiments.lab import Lab
-from experiments.methods.rivals import RATES, RATES_FILE, rival
+from experiments.methods.rivals import RATES, RATES_FILE, TRAINED, rival
 from experiments.studies import shared
 from experiments.study import Case, Options, Results, Row, Study
 from experiments.tables import rows_of
 
-FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of what a rival begins with
+FACTORS = (0.3, 1.0, 3.0)  # of what a rival begins with
 START = {
     "custom-diffusion": 1e-3,
     "dreambooth": 1e-4,
@@ -28,7 +29,7 @@ START = {
 
 def cases(options: Options) -> list[Case]:
     """Take every rival with every rate, for every tuning subject."""
-    factors = FACTORS[2:4] if options.quick else FACTORS
+    factors = FACTORS[1:] if options.quick else FACTORS
     return [
         {"subjects": [key], "seed": 0, "method": name, "rate": round(START[name] * factor, 9)}
         for key in options.tuning
@@ -38,8 +39,8 @@ def cases(options: Options) -> list[Case]:
 
 
 def measure(case: Case, lab: Lab) -> list[Row]:
-    """Train to the end of the budget, and judge."""
-    how = rival(case["method"], rate=case["rate"])
+    """Train for half of the budget, and judge."""
+    how = rival(case["method"], rate=case["rate"], budget=TRAINED[case["method"]]["budget"] // 2)
     examples = lab.chosen(case["subjects"])
     return [shared.measured(lab, how, examples, seed=case["seed"], draws="choice")]
 
@@ -57,13 +58,16 @@ def results(table: pd.DataFrame, options: Options) -> Results:
 
 
 def store(table: pd.DataFrame, lab: Lab, docs: Path) -> None:
-    """Put the winners of a whole grid into ``rates.json``."""
-    found = results(table, Options(()))
-    whole = len(FACTORS) * len(RATES) * sum(each.tuning for each in lab.examples.values())
-    if len(table) < whole or lab.effort.gradients is not None:
+    """Put the winners into ``rates.json``, of rivals that were measured at every rate."""
+    if lab.effort.gradients is not None:  # only tried
         return
-    told = {"command": "python -m experiments run rates", "measured": True, "rates": found["best"]}
-    write_atomic(RATES_FILE, (json.dumps(told, indent=1) + "\n").encode())
+    found, old = results(table, Options(()))["best"], json.loads(RATES_FILE.read_text("utf-8"))
+    for name, part in table.groupby("method"):
+        counts = part.groupby("rate")["subjects"].nunique()
+        if len(counts) == len(FACTORS) and counts.nunique() == 1:
+            old["rates"][name] = found[name]
+            old["measured"][name] = {"subjects": int(counts.iloc[0]), "weights": lab.key}
+    write_atomic(RATES_FILE, (json.dumps(old, indent=1) + "\n").encode())
 
 
 STUDY = Study(

@@ -26,9 +26,10 @@ from experiments.tables import interval, rows_of
 
 DEFAULT = Settings()
 CONTROLS = ("untouched", "random", "random-matched", "shuffled", "no-identifier", "words")
+UNLEARNT = ("untouched", "words")
 RIVALS = ("dreambooth", "textual-inversion", "custom-diffusion", "lora", "shira")
 MERGED = ("custom-diffusion-merged", "lora-sum", "lora-fused")
-BUDGETS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # of a method's own, at which its curve is measured
+BUDGETS = (1 / 4, 1 / 2, 1.0)  # of a method's own, at which its curve is measured
 FIRST_SEED = {"report": 0, "choice": 1_000_000, "shown": 2_000_000}
 FIGURES = (
     *("success", "exact", "noun", "colour", "second", "pattern", "place", "count"),
@@ -55,9 +56,9 @@ def read(lab: Lab, pictures: Sequence[Image.Image]) -> Sequence[Seen]:
 
 def seeds(effort: Effort, draws: str) -> range:
     """Give the seeds of the pictures of one prompt that are drawn for a purpose."""
-    share = {"report": 1.0, "choice": 1 / 4, "shown": 5 / 2}[draws]
-    first = FIRST_SEED[draws]
-    return range(first, first + max(1, round(share * effort.pictures)))
+    n, first = effort.pictures, FIRST_SEED[draws]
+    count = {"report": n, "choice": max(1, n // 4), "shown": max(2, n * 5 // 2)}[draws]
+    return range(first, first + count)
 
 
 def pictured(
@@ -98,7 +99,7 @@ def measured(
     if not path.exists():
         found = fitted(lab, how, examples, seed=seed, going_on=going_on)
         row = pictured(lab, found, examples, draws=draws)
-        row |= shares([drift(lab, found, each) for each in examples])
+        row |= shares([drift(lab, found, each, purpose=draws) for each in examples])
         row |= {"gradients": found.gradients, "bytes": found.bytes}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(row).encode())
@@ -136,7 +137,11 @@ def compared(
     def apart(row: Row) -> float:
         return abs(math.log(max(row["drift"], 1e-12) / max(goal, 1e-12)))
 
-    best = max(points, key=lambda row: (row["success"], -row["drift"]))
+    def good(row: Row) -> tuple[float, ...]:
+        traits = sum(row.get(name, 0.0) for name in ("noun", "colour", "second", "place"))
+        return row["success"], traits, -row["drift"]
+
+    best = max(points, key=good)
     rows = [{"at": "curve", **row} for row in points]
     for at, point in {"report": best, "equal drift": min(points, key=apart)}.items():
         how = METHODS[method](budget=point["budget"])

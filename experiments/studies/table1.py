@@ -3,6 +3,7 @@
 import pandas as pd
 
 from experiments.lab import Lab
+from experiments.methods.rivals import MEASURED
 from experiments.studies import shared
 from experiments.studies.shared import CONTROLS, RIVALS, aim, claim, means, told
 from experiments.study import Case, Options, Results, Row, Study
@@ -11,12 +12,13 @@ METHODS = (*CONTROLS, "cones", "cones-paper", *RIVALS)
 
 
 def cases(options: Options) -> list[Case]:
-    """Take every method with every subject and seed."""
+    """Take every method with every subject and seed; what learns nothing, once."""
     return [
         {"subjects": [key], "method": method, "seed": seed}
         for key in options.subjects
         for seed in options.seeds
         for method in shared.known(METHODS)
+        if seed == 0 or method not in shared.UNLEARNT
     ]
 
 
@@ -30,7 +32,9 @@ def results(table: pd.DataFrame, options: Options) -> Results:
     """Compare each at its best, and at equal drift."""
     found = shared.comparison(table, "cones")
     checked = {"claims": claims(found), "aims": aims(found["rows"])}
-    return {"subjects": shared.distinct(table), **found, **checked}
+    present = set(table["method"])
+    rates = {name: MEASURED.get(name) for name in RIVALS if name in present}
+    return {"subjects": shared.distinct(table), **found, **checked, "rates": rates}
 
 
 def claims(found: Results) -> list[dict[str, object]]:

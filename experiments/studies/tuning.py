@@ -28,13 +28,14 @@ BASE = {name: getattr(shared.DEFAULT, name) for name in (*GRID, *LINES)}
 
 
 def cases(options: Options) -> list[Case]:
-    """List the grid and the lines, each point once, for every tuning subject."""
+    """List the grid and the lines, the points nearest to the defaults first, for every subject."""
     grid = {name: values[:2] if options.quick else values for name, values in GRID.items()}
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     if not options.quick:
         points += [{name: value} for name, values in LINES.items() for value in values]
     once = {str(BASE | point): BASE | point for point in points}.values()
-    return [{"subjects": [key], "seed": 0, **each} for key in options.tuning for each in once]
+    near = sorted(once, key=lambda each: sum(each[name] != BASE[name] for name in BASE))
+    return [{"subjects": [key], "seed": 0, **each} for each in near for key in options.tuning]
 
 
 def measure(case: Case, lab: Lab) -> list[Row]:
