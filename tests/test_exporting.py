@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from cones.errors import FileError, ModelError
 from cones.exporting import export
 from cones.models import Pipeline, model_for
-from cones.models.words import encoders
+from cones.models.words import encoders, vectors
 from fakes import tiny_concept, tiny_pipeline
 
 
@@ -30,6 +30,7 @@ def snapshot(pipeline: Pipeline) -> list:
     found = [weight.numpy(force=True).tobytes() for weight in pipeline.unet.parameters()]
     for tokenizer, encoder in encoders(pipeline).values():
         found += [tokenizer.get_vocab(), encoder.config.vocab_size]
+        found += [id(encoder.get_input_embeddings())]
         found += [weight.numpy(force=True).tobytes() for weight in encoder.parameters()]
     return found
 
@@ -50,6 +51,18 @@ def test_plain_diffusers_draws_the_subject_from_the_folder(
     export(pipeline, cat, tmp_path / "model")
     assert "V2*" not in kind.from_pretrained(tmp_path / "model").tokenizer.get_vocab()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_spare_rows_are_used_for_the_word_and_its_vectors_are_saved(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline()
+    concept, encoder = tiny_concept(pipeline), pipeline.text_encoder
+    spare = len(encoder.get_input_embeddings().weight) + 4
+    encoder.resize_token_embeddings(spare, mean_resizing=False)
+    export(pipeline, concept, tmp_path / "model")
+    again = type(pipeline).from_pretrained(tmp_path / "model")
+    assert len(again.text_encoder.get_input_embeddings().weight) == spare
+    found, expected = vectors(again, "V*")["text_encoder"], concept.words[0].embeddings
+    assert torch.equal(found, expected["text_encoder"])
 
 
 @pytest.mark.parametrize("to", ["comfyui", "a1111"])

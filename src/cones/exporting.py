@@ -9,17 +9,20 @@ vocabulary stays as it is. No single-file checkpoint is written; both can merge 
 import re
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import torch
 from safetensors.torch import save
+from torch import nn
 
 from cones.concept import Concept
 from cones.errors import FileError, ModelError
 from cones.files import write_atomic
 from cones.models import Pipeline, model_for
-from cones.models.applied import applied, rows_of
-from cones.models.words import spoken
+from cones.models.applied import applied
+from cones.models.words import encoders
 
 TARGETS = ("diffusers", "comfyui", "a1111")
 
@@ -58,24 +61,46 @@ def export(
     return _model(pipeline, found, path) if to == "diffusers" else _files(pipeline, found, path)
 
 
+def outputs(concepts: Sequence[Concept], path: Path, *, to: str) -> tuple[Path, ...]:
+    """List what :func:`export` writes: a folder, or the difference file and the embeddings."""
+    if to == "diffusers":
+        return (path,)
+    words = [word.identifier for concept in concepts for word in concept.words]
+    names = [re.sub(r"\W", "", word) or "V" for word in words]  # no '*' in the names of files
+    stem = path.name.removesuffix(".safetensors")
+    files = [f"{stem}.safetensors", *(f"{stem}-{name}.safetensors" for name in names)]
+    return tuple(path.with_name(file) for file in files)
+
+
 def _model(pipeline: Pipeline, concepts: Sequence[Concept], path: Path) -> tuple[Path, ...]:
     if path.exists() and not (path / "model_index.json").is_file():
         raise FileError(
             f"found {str(path)!r}, which is no diffusers model; expected a new folder or an older "
             "export to replace; choose another name"
         )
-    part, old = (path.with_name(f".{path.name}.{secrets.token_hex(4)}") for _ in range(2))
-    rows = rows_of(pipeline, concepts)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with spoken(pipeline, rows, written=True), applied(pipeline, concepts):
+        with applied(pipeline, concepts), _long_tables(pipeline):
             pipeline.save_pretrained(part)
-        if path.exists():
-            path.rename(old)
+        shutil.rmtree(path, ignore_errors=True)
         part.rename(path)
     finally:
-        for folder in (part, old):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
     return (path,)
+
+
+@contextmanager
+def _long_tables(pipeline: Pipeline) -> Iterator[None]:
+    """Give the text encoders tables that hold the new words too; the old ones are kept as is."""
+    with ExitStack() as undo:
+        for tokenizer, encoder in encoders(pipeline).values():
+            old, config = encoder.get_input_embeddings(), encoder.config
+            ids = torch.arange(max(len(tokenizer), len(old.weight)), device=old.weight.device)
+            undo.callback(encoder.set_input_embeddings, old)
+            undo.callback(setattr, config, "vocab_size", config.vocab_size)
+            encoder.set_input_embeddings(nn.Embedding.from_pretrained(old(ids).detach()))
+            config.vocab_size = len(ids)
+        yield
 
 
 def _files(pipeline: Pipeline, concepts: Sequence[Concept], path: Path) -> tuple[Path, ...]:
@@ -83,21 +108,19 @@ def _files(pipeline: Pipeline, concepts: Sequence[Concept], path: Path) -> tuple
     before = {name: weight.clone() for name, weight in live.items()}
     with applied(pipeline, concepts):
         changes = {name: weight - before[name] for name, weight in live.items()}
-    files = {
-        path.with_suffix(".safetensors"): {
+    tensors = [
+        {
             f"lora_unet_{name.removesuffix('.weight').replace('.', '_')}.diff": change
             for name, change in changes.items()
             if change.any()
         }
-    }
+    ]
     xl = getattr(pipeline, "text_encoder_2", None) is not None
     keys = {"text_encoder": "clip_l" if xl else "emb_params", "text_encoder_2": "clip_g"}
-    for word, rows in rows_of(pipeline, concepts).items():
-        name = re.sub(r"\W", "", word) or "V"  # no '*' in the names of files
-        files[path.with_name(f"{path.stem}-{name}.safetensors")] = {
-            keys[encoder]: each for encoder, each in rows.items()
-        }
-    for file, tensors in files.items():
-        plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    for word in (word for concept in concepts for word in concept.words):
+        tensors.append({keys[encoder]: each for encoder, each in word.embeddings.items()})
+    written = outputs(concepts, path, to="comfyui")
+    for file, found in zip(written, tensors, strict=True):
+        plain = {name: each.detach().to("cpu").contiguous() for name, each in found.items()}
         write_atomic(file, save(plain, {"format": "pt"}))
-    return tuple(files)
+    return written

@@ -99,32 +99,16 @@ def test_contexts_nest_and_unions_agree(pipeline: Pipeline) -> None:
     assert snapshot(pipeline) == before
 
 
-def test_contexts_may_close_in_any_order(pipeline: Pipeline) -> None:
-    cat = tiny_concept(pipeline, "V*", "cat")
-    dog = tiny_concept(pipeline, "V2*", "dog", seed=2)
-    before = snapshot(pipeline)
-    first, second = cat.applied(pipeline), dog.applied(pipeline)
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    with pytest.raises(MaskError, match="twice"), tiny_concept(pipeline, "V2*").applied(pipeline):
-        pass
-    second.__exit__(None, None, None)
-    assert snapshot(pipeline) == before
-    with tiny_concept(pipeline, "V2*").applied(pipeline):
-        pass
-
-
-def test_where_masks_overlap_the_strongest_counts(pipeline: Pipeline) -> None:
+def test_where_masks_overlap_one_shrinks_what_the_other_left(pipeline: Pipeline) -> None:
     cat = tiny_concept(pipeline, "V*", "cat")
     dog = tiny_concept(pipeline, "V2*", "dog", seed=2)
     theta = {n: w.clone() for n, w in model_for(pipeline).weights().items()}
-    with applied(pipeline, [cat, dog], strengths=[0.25, 1]):
+    with applied(pipeline, [cat, dog], strengths=[0.25, 0.5]):
         live = model_for(pipeline).weights()
         for name, w in theta.items():
-            weak, strong = cat.mask.hits()[name], dog.mask.hits()[name]
-            expected = torch.where(strong, 0.0, torch.where(weak, 0.75 * w, w))
-            torch.testing.assert_close(live[name], expected)
+            one = torch.where(cat.mask.hits()[name], 0.75 * w, w)
+            both = torch.where(dog.mask.hits()[name], 0.5 * one, one)
+            torch.testing.assert_close(live[name], both)
 
 
 def test_strength_zero_only_says_the_words(pipeline: Pipeline) -> None:
@@ -133,15 +117,6 @@ def test_strength_zero_only_says_the_words(pipeline: Pipeline) -> None:
     with concept.applied(pipeline, strength=0.0):
         assert all(map(torch.equal, weights, pipeline.unet.parameters()))
         assert "V*" in pipeline.tokenizer.get_vocab()
-
-
-def test_a_word_without_vectors_starts_as_a_rare_one(pipeline: Pipeline) -> None:
-    concept = tiny_concept(pipeline)
-    word = type(concept.words[0])("V2*", "cat")
-    bare = Concept(concept.levels, (word,), concept.base)
-    with bare.applied(pipeline, strength=0.0):
-        found = draw(pipeline, "a V2* cat")
-    assert np.array_equal(found, draw(pipeline, "a ktn cat"))
 
 
 def other_cat(pipeline: Pipeline) -> list[Concept]:
@@ -176,7 +151,7 @@ def test_one_identifier_for_two_subjects_is_refused(
 def test_refuses_before_anything_changes(pipeline: Pipeline) -> None:
     concept, foreign = tiny_concept(pipeline), tiny_concept(tiny_pipeline(seed=9))
     before = snapshot(pipeline)
-    with pytest.raises(MaskError, match="shares .* of signs, as by chance"):
+    with pytest.raises(MaskError, match="shares .* of signs"):
         foreign.applied(pipeline).__enter__()
     with pytest.raises(MaskError, match="found 2 strengths; expected 1, one per concept"):
         applied(pipeline, [concept], strengths=[1, 1]).__enter__()

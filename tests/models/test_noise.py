@@ -36,24 +36,10 @@ def test_targets_are_those_of_diffusers() -> None:
     latents, noise = drawn()
     for prediction, expected in (
         ("epsilon", noise),
-        ("sample", latents),
         ("v_prediction", DDPMScheduler(**BETAS).get_velocity(latents, noise, TIMES)),
     ):
         schedule = NoiseSchedule.of(DDIMScheduler(**BETAS, prediction_type=prediction))
         torch.testing.assert_close(schedule.target(latents, noise, TIMES), expected)
-        assert torch.equal(schedule.told(TIMES), TIMES)
-
-
-def test_flow_matching_mixes_as_its_own_scheduler() -> None:
-    own = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    schedule = NoiseSchedule.of(own)
-    latents, noise = drawn()
-    times = torch.tensor([0, 300, 600, 999])
-    told = schedule.told(times)
-    torch.testing.assert_close(told, own.timesteps.flip(0)[times])
-    expected = own.scale_noise(latents, own.timesteps.flip(0)[times], noise)
-    torch.testing.assert_close(schedule.noised(latents, noise, times), expected)
-    assert torch.equal(schedule.target(latents, noise, times), noise - latents)
 
 
 def test_timesteps_come_from_equal_parts_in_random_order() -> None:
@@ -66,7 +52,7 @@ def test_timesteps_come_from_equal_parts_in_random_order() -> None:
     assert int(short.timesteps(500, torch.Generator().manual_seed(1)).max()) == 6
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_min_snr_counts_the_error_in_the_picture_alike(prediction: str) -> None:
     """The error in x of a wrong prediction, weighted by min(SNR, 5), whatever is predicted."""
     schedule = NoiseSchedule.of(DDIMScheduler(**BETAS, prediction_type=prediction))
@@ -78,7 +64,6 @@ def test_min_snr_counts_the_error_in_the_picture_alike(prediction: str) -> None:
     wrong = right + 0.1
     pictures = {
         "epsilon": (noised - s * wrong) / a,
-        "sample": wrong,
         "v_prediction": a * noised - s * wrong,
     }
     error = (pictures[prediction] - latents).square().mean((1, 2, 3))
@@ -91,5 +76,7 @@ def test_min_snr_counts_the_error_in_the_picture_alike(prediction: str) -> None:
 def test_says_what_it_does_not_know() -> None:
     with pytest.raises(ModelError, match="predicting 'score'; expected one of epsilon"):
         NoiseSchedule.of(DDIMScheduler(**BETAS).from_config({**BETAS, "prediction_type": "score"}))
+    with pytest.raises(ModelError, match="FlowMatchEuler.* beta schedule; .*not a flow-matching"):
+        NoiseSchedule.of(FlowMatchEulerDiscreteScheduler())
     with pytest.raises(ModelError, match="found weighting 'snr'; expected one of uniform"):
         NoiseSchedule.of(DDIMScheduler(**BETAS)).weights(TIMES, "snr")

@@ -66,15 +66,6 @@ def test_a_word_behind_the_last_token_is_refused(pipeline: Pipeline) -> None:
     check(pipeline, "V* " + "cat " * 30, "V*")
 
 
-def test_the_last_of_several_vectors_counts(pipeline: Pipeline) -> None:
-    rows = {
-        name: value.repeat(2, 1)
-        for name, value in tiny_concept(pipeline).words[0].embeddings.items()
-    }
-    with spoken(pipeline, {"V*": rows}), pytest.raises(PromptError, match=r"'V\*_1' as token"):
-        check_prompt(pipeline, "cat " * (LENGTH - 3) + "V*", ["V*"])
-
-
 def test_the_shorter_tokenizer_counts() -> None:
     pipeline = tiny_pipeline(xl=True)
     encoders(pipeline)["text_encoder_2"][0].model_max_length = 6

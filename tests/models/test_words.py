@@ -1,11 +1,11 @@
 """A word of its own: for a while and gone without a trace, or for good and saved."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from cones.errors import ModelError
 from cones.models import Model, Pipeline, model_for
@@ -13,12 +13,10 @@ from cones.models.words import (
     candidates,
     choose_start,
     encoders,
-    nth,
-    response,
     spoken,
     vectors,
 )
-from fakes import tiny_pipeline, tiny_tokenizer
+from fakes import tiny_pipeline
 
 
 @pytest.fixture(params=[False, True], ids=["sd", "xl"])
@@ -26,9 +24,9 @@ def pipeline(request: pytest.FixtureRequest) -> Pipeline:
     return tiny_pipeline(xl=request.param)
 
 
-def rows_for(pipeline: Pipeline, *, count: int = 1, seed: int = 0) -> dict[str, Tensor]:
+def rows_for(pipeline: Pipeline, *, seed: int = 0) -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(count, 32, generator=draw) for name in encoders(pipeline)}
+    return {name: torch.randn(1, 32, generator=draw) for name in encoders(pipeline)}
 
 
 def state(pipeline: Pipeline) -> list:
@@ -65,7 +63,7 @@ def test_leaving_restores_every_bit(pipeline: Pipeline) -> None:
     def failing() -> None:
         with spoken(pipeline, {"V*": rows_for(pipeline)}):
             assert state(pipeline) != before
-            with spoken(pipeline, {"V2*": rows_for(pipeline, count=2, seed=1)}):
+            with spoken(pipeline, {"V2*": rows_for(pipeline, seed=1)}):
                 states(pipeline, ["a V* cat and a V2* dog"])
             assert "V2*" not in pipeline.tokenizer.get_added_vocab()
             assert "V*" in pipeline.tokenizer.get_added_vocab()
@@ -85,18 +83,6 @@ def test_nested_words_are_all_heard(pipeline: Pipeline) -> None:
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
-def test_several_vectors_are_several_tokens(pipeline: Pipeline) -> None:
-    rows = rows_for(pipeline, count=2)
-    swapped = {name: value.flip(0) for name, value in rows.items()}
-    with spoken(pipeline, {"V*": rows, "W*": swapped}):
-        said = pipeline.maybe_convert_prompt("a V* cat", pipeline.tokenizer)
-        assert pipeline.tokenizer.tokenize(said) == ["a</w>", "V*", "V*_1", "cat</w>"]
-        assert not torch.allclose(
-            *states(pipeline, ["a V* cat", "a W* cat"])["encoder_hidden_states"]
-        )
-        assert all(torch.equal(rows[n], x) for n, x in vectors(pipeline, "V*").items())
-
-
 def test_gradients_reach_the_vectors(pipeline: Pipeline) -> None:
     rows = {name: value.requires_grad_() for name, value in rows_for(pipeline).items()}
     with spoken(pipeline, {"V*": rows}):
@@ -113,67 +99,18 @@ def test_a_word_that_means_something_else_is_refused(pipeline: Pipeline) -> None
         assert not pipeline.tokenizer.get_added_vocab().keys() & {"cat"}
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_refuses_vectors_of_another_model(pipeline: Pipeline) -> None:
     before, right = state(pipeline), rows_for(pipeline)
     narrow = {name: value[:, :3] for name, value in right.items()}
-    none = {name: value[:0] for name, value in right.items()}
-    for rows in (narrow, none, {"text_encoder_9": right["text_encoder"]}):
+    none, two = ({n: x.expand(2, -1)[:k] for n, x in right.items()} for k in (0, 2))
+    for rows in (narrow, none, two, {}, {"text_encoder_9": right["text_encoder"]}):
         with pytest.raises(ModelError, match="load the model this concept was found on"):
             spoken(pipeline, {"V*": rows}).__enter__()
     assert state(pipeline) == before
 
 
-def test_written_words_are_saved_and_read_by_plain_diffusers(
-    pipeline: Pipeline, tmp_path: Path
-) -> None:
-    before, random = state(pipeline), torch.get_rng_state()
-    rows, prompts = rows_for(pipeline, count=2), ["a V* cat", "a cat"]
-    old = pipeline.text_encoder.get_input_embeddings().weight.data.clone()
-    with spoken(pipeline, {"V*": rows}):
-        expected = states(pipeline, prompts)
-    with spoken(pipeline, {"V*": rows}, written=True):
-        new = pipeline.text_encoder.get_input_embeddings().weight.data
-        assert torch.equal(new[:-2], old)
-        assert pipeline.text_encoder.config.vocab_size == len(new) == len(pipeline.tokenizer)
-        pipeline.save_pretrained(tmp_path / "model")
-    assert torch.equal(torch.get_rng_state(), random)
-    assert state(pipeline) == before
-    again = type(pipeline).from_pretrained(tmp_path / "model")
-    assert all(torch.equal(expected[n], x) for n, x in states(again, prompts).items())
-    assert all(torch.equal(rows[n], x) for n, x in vectors(again, "V*").items())
-
-
-def test_spare_rows_are_used_and_the_old_table_is_not_written() -> None:
-    pipeline = tiny_pipeline()
-    encoder = pipeline.text_encoder
-    spare = len(encoder.get_input_embeddings().weight) + 4
-    encoder.resize_token_embeddings(spare, mean_resizing=False)
-    old = encoder.get_input_embeddings().weight
-    before = old.detach().clone()
-    with spoken(pipeline, {"V*": rows_for(pipeline)}, written=True):
-        assert len(encoder.get_input_embeddings().weight) == spare == encoder.config.vocab_size
-        assert torch.equal(old, before)
-    assert encoder.get_input_embeddings().weight is old
-
-
-@pytest.mark.parametrize("written", [False, True])
-def test_contexts_may_close_in_any_order(pipeline: Pipeline, *, written: bool) -> None:
-    before = state(pipeline)
-    first = spoken(pipeline, {"V*": rows_for(pipeline)}, written=written)
-    second = spoken(pipeline, {"V2*": rows_for(pipeline, seed=1)}, written=written)
-    third = spoken(pipeline, {"V3*": rows_for(pipeline, seed=2)}, written=written)
-    for context in (first, second, third):
-        context.__enter__()
-    for context in (second, first, third):
-        context.__exit__(None, None, None)
-    assert state(pipeline) == before
-
-
-def test_subjects_start_from_different_words() -> None:
-    words = candidates(tiny_pipeline())
-    assert [nth(words, word) for word in ("V*", "V1*", "V2*", "V3*", "W")] == [
-        *("sks", "sks", "ktn", "sks", "sks")
-    ]
+def test_a_word_of_several_tokens_is_refused() -> None:
     with pytest.raises(ModelError, match="'unheard' is not one token.* such as 'sks'"):
         vectors(tiny_pipeline(), "unheard")
 
@@ -199,17 +136,19 @@ def loud(model: Model, word: str, factor: float) -> None:
 def test_the_start_is_the_word_that_the_model_hears_best(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cones.models.words.RARE_WORDS", ("sks", "red", "blue"))
     model = model_for(tiny_pipeline())
-    assert response(model, "a cat", "a cat") == 0
     loud(model, "red", 200.0)
-    heard = {word: response(model, f"a {word} cat", "a cat") for word in ("sks", "red", "blue")}
-    best, second, _ = sorted(heard, key=heard.__getitem__, reverse=True)
-    assert choose_start(model, "cat") == (best, heard[best])
-    assert choose_start(model, "cat", identifier="V2*") == (second, heard[second])
+    loud(model, "blue", 0.0)
+    (first, heard), second, third, fourth = (
+        choose_start(model, "cat", identifier=word) for word in ("V*", "V2*", "V3*", "V4*")
+    )
+    assert (first, second[0], third[0]) == ("red", "sks", "blue")
+    assert heard > second[1] > third[1]
+    assert fourth == (first, heard) == choose_start(model, "cat", identifier="V1*")
 
 
 def test_a_tokenizer_without_vocabulary_is_named() -> None:
     pipeline = tiny_pipeline(xl=True)
-    pipeline.tokenizer_2 = tiny_tokenizer(length=int(1e30))
+    pipeline.tokenizer_2 = CLIPTokenizer()
     with pytest.raises(ModelError, match="no vocabulary for tokenizer_2; expected the files"):
         encoders(pipeline)
     pipeline.tokenizer_2 = None

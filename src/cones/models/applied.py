@@ -4,7 +4,7 @@ Contexts nest. All is checked before anything changes; on leaving, also by an ex
 of the weights, the tokenizers and the embedding tables is as before.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import combinations
 from typing import TypeAlias
@@ -15,12 +15,12 @@ from torch import nn
 from cones.concept import Concept
 from cones.errors import MaskError
 from cones.fingerprint import Fingerprint
-from cones.intervention import Intervention
+from cones.intervention import shut
 from cones.mask import Mask
 from cones.models import model_for
 from cones.models.projections import projections
 from cones.models.protocol import Pipeline
-from cones.models.words import Rows, candidates, nth, spoken, vectors
+from cones.models.words import spoken
 
 Amounts: TypeAlias = Sequence[float | int]
 # What is open now, by network: concepts, and the fingerprint of the untouched weights.
@@ -34,8 +34,8 @@ def applied(
     """Shut the neurons of all concepts and say their words while the context is open (Sec. 3.2).
 
     ``pipeline`` is of the concepts' model, or of a fine-tune of it; LoRAs may be loaded.
-    ``strengths`` are one per concept: 1 writes 0, smaller values shrink the weights. Where masks
-    overlap the strongest counts.
+    ``strengths`` are one per concept: 1 writes 0, smaller values shrink the weights; where masks
+    overlap, one after the other.
 
     Raises:
         MaskError: Another base model, one identifier for two subjects, or a wrong number of
@@ -54,37 +54,20 @@ def applied(
     for concept in concepts:
         concept.base.require(base)
     _require_told_apart([*(concept for concept, _ in opened), *concepts])
-    rows, live = rows_of(pipeline, concepts), projections(model.module, "both")
+    words = {word.identifier: word.embeddings for concept in concepts for word in concept.words}
+    live = projections(model.module, "both")
     with ExitStack() as stack:
-        for mask, amount in _shares(concepts, amounts):
+        for concept, amount in zip(concepts, amounts, strict=True):
             named = Mask(
-                {live.get(n, n): shape for n, shape in mask.shapes.items()},
-                {live.get(n, n): index for n, index in mask.indices.items()},
+                {live.get(n, n): shape for n, shape in concept.mask.shapes.items()},
+                {live.get(n, n): index for n, index in concept.mask.indices.items()},
             )
-            stack.enter_context(Intervention(named, strength=amount).applied(model.module))
-        stack.enter_context(spoken(pipeline, rows))
+            stack.enter_context(shut(model.module, named, strength=float(amount)))
+        stack.enter_context(spoken(pipeline, words))
         for concept in concepts:
             opened.append((concept, base))
             stack.callback(opened.remove, (concept, base))
         yield
-
-
-def rows_of(pipeline: Pipeline, concepts: Sequence[Concept]) -> dict[str, Mapping[str, Rows]]:
-    """Give the vectors of every word; a word without vectors starts as a rare one."""
-    words = {word.identifier: word for concept in concepts for word in concept.words}
-    return {
-        said: word.embeddings or vectors(pipeline, nth(candidates(pipeline), said))
-        for said, word in words.items()
-    }
-
-
-def _shares(concepts: Sequence[Concept], amounts: Amounts) -> Iterator[tuple[Mask, float]]:
-    """Deal the neurons out, the strongest first, so that none is written twice."""
-    taken = Mask.empty({})
-    for number in sorted(range(len(concepts)), key=lambda k: -amounts[k]):
-        mask = concepts[number].mask
-        yield mask - taken, float(amounts[number])
-        taken |= mask
 
 
 def _require_told_apart(concepts: Sequence[Concept]) -> None:

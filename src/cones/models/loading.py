@@ -6,8 +6,8 @@ you show pictures to others.
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,7 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 )
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from cones.errors import ModelError
@@ -30,8 +30,7 @@ from cones.models.words import encoders
 
 PATIENCE = 5.0  # seconds that the hub has to answer
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_VARIANT = re.compile(r"\.(\w+)(-\d+-of-\d+)?\.safetensors$")
-_NO_CHECKER = {"safety_checker": None, "requires_safety_checker": False}
+_WEIGHTS = re.compile(r"(?:unet|transformer)/[^.]+(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
 
 
 def load_pipeline(
@@ -40,7 +39,7 @@ def load_pipeline(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     variant: str | None = None,
-    offload: Literal["none", "model", "sequential"] | None = None,
+    offload: Literal["model", "sequential"] | None = None,
     revision: str | None = None,
     resolution: int | None = None,
 ) -> Pipeline:
@@ -54,7 +53,7 @@ def load_pipeline(
         dtype: Precision of all its networks, by default bfloat16 on CUDA, else float32.
         device: Where to put it, by default an accelerator if there is one.
         variant: Such as ``fp16``; found by itself where a model has no other files.
-        offload: Keep networks on the CPU while they do not run (``model``, ``sequential``).
+        offload: Keep networks on the CPU while they do not run, as diffusers does.
         revision: Branch, tag or commit on the hub.
         resolution: Side of pictures and photos in pixels, by default the model's own.
 
@@ -63,35 +62,26 @@ def load_pipeline(
     """
     found = torch.accelerator.current_accelerator(check_available=True)
     home = torch.device(device or found or "cpu")
-    dtype = dtype or ("bfloat16" if home.type == "cuda" else "float32")
-    pipeline = _read(model, str(dtype).removeprefix("torch."), variant, revision)
-    encoders(pipeline)  # refuses a tokenizer without vocabulary
+    precision = str(dtype or ("bfloat16" if home.type == "cuda" else "float32"))
+    name = str(model or builtin.folder())
+    pipeline = _read(name, precision.removeprefix("torch."), variant, revision)
     _settle(pipeline, resolution)
-    if offload in ("model", "sequential"):
-        getattr(pipeline, f"enable_{offload}_cpu_offload")(device=home)
-        return pipeline
-    return pipeline.to(home)
+    if offload is None:
+        return pipeline.to(home)
+    getattr(pipeline, f"enable_{offload}_cpu_offload")(device=home)
+    return pipeline
 
 
-def _read(
-    model: str | Path | None, dtype: str, variant: str | None, revision: str | None
-) -> Pipeline:
+def _read(model: str, dtype: str, variant: str | None, revision: str | None) -> Pipeline:
+    """Read a model from the disk or the hub; say in one sentence why that cannot be done."""
     if dtype not in DTYPES:
         raise ModelError(f"found dtype {dtype}; expected one of {', '.join(DTYPES)}; choose one")
-    path, precision = Path(model or builtin.folder()).expanduser(), DTYPES[dtype]
-    with _reading(str(model or path)):
-        if path.is_file():
-            return _single_file(path, precision)
-        if path.is_dir():
-            return _folder(path, precision, variant)
-        return _hub(str(model), precision, variant, revision)
-
-
-@contextmanager
-def _reading(model: str) -> Iterator[None]:
-    """Say in one sentence why a model cannot be read."""
+    path = Path(model).expanduser()
     try:
-        yield
+        if path.is_file():
+            return _single_file(path, DTYPES[dtype])
+        folder = path if path.is_dir() else _fetched(model, variant, revision)
+        return _folder(folder, DTYPES[dtype], variant)
     except ModelError:
         raise
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
@@ -108,49 +98,39 @@ def _folder(folder: Path, dtype: torch.dtype, variant: str | None) -> Pipeline:
             f"found no model_index.json in {str(folder)!r}; expected a folder in diffusers "
             "layout; give the .safetensors file itself for a single checkpoint"
         )
-    files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
-    variant = _variant(str(folder), files, variant)
-    settings = ("tokenizer_config.json", "special_tokens_map.json")
-    if not any(n.startswith("tokenizer/") and not n.endswith(settings) for n in files):
-        raise ModelError(
-            f"found no tokenizer in {str(folder)!r}; expected its files (tokenizer.json) in the "
-            "folder 'tokenizer'; copy them there from the model that this one was made from"
-        )
-    index = DiffusionPipeline.load_config(folder)
-    options = {name: value for name, value in _NO_CHECKER.items() if name in index}
-    return DiffusionPipeline.from_pretrained(
-        folder, dtype=dtype, variant=variant, use_safetensors=True, **options
-    )
+    variant = _variant(str(folder), _files(folder), variant)
+    options = {"variant": variant, "use_safetensors": True}
+    if "safety_checker" in DiffusionPipeline.load_config(folder):
+        options |= {"safety_checker": None, "requires_safety_checker": False}
+    return DiffusionPipeline.from_pretrained(folder, dtype=dtype, **options)
 
 
-def _hub(name: str, dtype: torch.dtype, variant: str | None, revision: str | None) -> Pipeline:
-    """Read the local copy of a model of the hub, or ask the hub once."""
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
-        raise ModelError(
-            f"found no folder or file {name!r}; expected one, or a hub name such as "
-            "'stable-diffusion-v1-5/stable-diffusion-v1-5' (owner/name); correct it"
-        )
-    problem = None
-    try:
-        cached = snapshot_download(name, revision=revision, local_files_only=True)
-        return _folder(Path(cached), dtype, variant)
-    except LocalEntryNotFoundError:
-        pass
-    except ModelError as error:  # only a part of it may have been fetched
-        problem = error
+def _files(folder: Path) -> list[str]:
+    return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+
+
+def _fetched(name: str, variant: str | None, revision: str | None) -> Path:
+    """Give the local copy of a model of the hub; where it lacks weights, ask the hub once."""
+    with suppress(LocalEntryNotFoundError, HFValidationError, ModelError):
+        cached = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        _variant(name, _files(cached), variant)
+        return cached
     try:
         siblings = HfApi().model_info(name, revision=revision, timeout=PATIENCE).siblings or []
     except Exception as error:  # noqa: BLE001 - each transport has errors of its own
-        answer = "does not know it" if isinstance(error, HfHubHTTPError) else "does not answer"
-        raise problem or ModelError(
-            f"found no copy of {name!r} here, and the hub {answer} ({type(error).__name__}); "
-            "expected one of the two; correct the name, connect, or run 'hf auth login'"
+        unknown = isinstance(error, HfHubHTTPError | HFValidationError)
+        answer = "does not know it" if unknown else f"does not answer ({type(error).__name__})"
+        raise ModelError(
+            f"found no folder, file or local copy of {name!r}{f' in {variant}' if variant else ''}"
+            f", and the hub {answer}; expected one of these; correct the name (on the hub it is "
+            "owner/name, as 'stable-diffusion-v1-5/stable-diffusion-v1-5'), connect, or run "
+            "'hf auth login'"
         ) from error
-    variant = _variant(name, {file.rfilename for file in siblings}, variant)
+    variant = _variant(name, [file.rfilename for file in siblings], variant)
     folder = DiffusionPipeline.download(
         name, revision=revision, variant=variant, use_safetensors=True, safety_checker=None
     )
-    return _folder(Path(folder), dtype, variant)
+    return Path(folder)
 
 
 def _single_file(path: Path, dtype: torch.dtype) -> Pipeline:
@@ -171,33 +151,32 @@ def _single_file(path: Path, dtype: torch.dtype) -> Pipeline:
     return pipeline
 
 
-def _variant(model: str, files: set[str], wanted: str | None) -> str | None:
+def _variant(model: str, files: Iterable[str], wanted: str | None) -> str | None:
     """Choose which of a model's weight files to read; None means the plain ones."""
-    weights = [name for name in files if re.match(r"(unet|transformer)/", name)]
-    safe = [name for name in weights if name.endswith(".safetensors")]
-    found = {match[1] if (match := _VARIANT.search(name)) else None for name in safe}
+    found = {match[1] for name in files if (match := _WEIGHTS.fullmatch(name))}
     if wanted in found:
         return wanted
-    if wanted is None and found:
-        return "fp16" if "fp16" in found else min(map(str, found))
-    if found:
-        there = ", ".join(sorted(str(each or "plain") for each in found))
+    if not found:
         raise ModelError(
-            f"found variants {there} in {model!r}; expected {wanted!r}; choose one that is there"
+            f"found no safetensors for the U-Net in {model!r}; expected them, for .bin files can "
+            "run code; load it with diffusers and use_safetensors=False, then save_pretrained() it"
         )
+    if wanted is None:
+        return min(found)
+    there = ", ".join(sorted(each or "plain" for each in found))
     raise ModelError(
-        f"found no safetensors for the U-Net in {model!r}"
-        f"{', only .bin files' if any(name.endswith('.bin') for name in weights) else ''}; "
-        "expected safetensors, which cannot run code; load it with diffusers and "
-        "use_safetensors=False, then save_pretrained() it"
+        f"found variants {there} in {model!r}; expected {wanted!r}; choose one that is there"
     )
 
 
 def _settle(pipeline: Pipeline, resolution: int | None) -> None:
     """Set the sampler, unless the model needs its own, and the size of pictures."""
+    encoders(pipeline)  # refuses a tokenizer without vocabulary
+    if pipeline.vae.config.get("scaling_factor") is None:  # diffusers would divide by it
+        pipeline.vae.register_to_config(scaling_factor=1.0)
     config = pipeline.scheduler.config
     own = is_distilled(pipeline) or config.get("rescale_betas_zero_snr")
-    if "beta_schedule" in config and not own:  # flow-matching samplers stay as they are
+    if "beta_schedule" in config and not own:
         pipeline.scheduler = DPMSolverMultistepScheduler.from_config(config)
     if resolution is None:
         return

@@ -41,7 +41,7 @@ def check_prompt(pipeline: Pipeline, prompt: str, identifiers: Sequence[str]) ->
     for tokenizer, _ in encoders(pipeline).values():
         limit = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
         said = tokenizer.tokenize(pipeline.maybe_convert_prompt(prompt, tokenizer))
-        lost = [token for token in said[limit:] if re.sub(r"_\d+$", "", token) in identifiers]
+        lost = [token for token in said[limit:] if token in identifiers]
         if lost:
             raise PromptError(
                 f"found {lost[0]!r} as token {limit + said[limit:].index(lost[0]) + 1} of the "

@@ -30,6 +30,10 @@ class Model(Protocol):
         name: The model's hub name, or its folder's last part.
         size: Side of the model's pictures, in pixels.
         latent_shape: Channels, height and width of one picture's latents.
+        timesteps: Draws ``count`` timesteps, one from each of ``count`` equal parts of training.
+        noised: Noises latents as in training (x_t of Eq. 1).
+        target: Gives what the model should predict: noise or velocity.
+        snr_weights: Gives ``omega_t`` of Eq. 1 for this model's own squared error, by name.
     """
 
     pipeline: Pipeline
@@ -37,13 +41,13 @@ class Model(Protocol):
     name: str
     size: int
     latent_shape: tuple[int, int, int]
-
-    def names(self, scope: str = "both") -> tuple[str, ...]:
-        """Name the key and value projections of ``cross``, ``self`` or ``both`` attentions."""
-        ...
+    timesteps: Callable[[int, torch.Generator], Times]
+    noised: Callable[[Latents, Latents, Times], Latents]
+    target: Callable[[Latents, Latents, Times], Latents]
+    snr_weights: Callable[[Times, str], Float[Tensor, " n"]]
 
     def weights(self, scope: str = "both") -> dict[str, Tensor]:
-        """Give the live weights of these projections, detached."""
+        """Give the live key and value weights of ``cross``, ``self`` or ``both`` attentions."""
         ...
 
     def encode(self, pixels: Float[Tensor, "n 3 h w"]) -> Latents:
@@ -56,22 +60,6 @@ class Model(Protocol):
 
     def embedded(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Encode prompts; gradients flow to the text encoders."""
-        ...
-
-    def timesteps(self, count: int, generator: torch.Generator) -> Times:
-        """Draw timesteps, one from each of ``count`` equal parts of training, shuffled."""
-        ...
-
-    def noised(self, latents: Latents, noise: Latents, timesteps: Times) -> Latents:
-        """Noise latents as in training (x_t of Eq. 1)."""
-        ...
-
-    def target(self, latents: Latents, noise: Latents, timesteps: Times) -> Latents:
-        """Give what the model should predict: noise, velocity, picture or flow."""
-        ...
-
-    def snr_weights(self, timesteps: Times, weighting: str) -> Float[Tensor, " n"]:
-        """Give ``omega_t`` of Eq. 1 for this model's own squared error."""
         ...
 
     def predict(

@@ -1,15 +1,14 @@
 """Give a subject a word of its own in every tokenizer of a pipeline, for a while.
 
-``V*`` becomes one token, whose vectors start as a copy of a rare word's and travel in the concept
-file. A hook puts the vectors in: the embedding tables are never written to, and the tokenizers
-are put back as they were.
+``V*`` becomes one token. In every text encoder it has one vector, which starts as a copy of a rare
+word's and travels in the concept file. A hook puts it in: the embedding tables are never written
+to, and the tokenizers are put back as they were.
 """
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -20,12 +19,11 @@ from cones.errors import ModelError
 from cones.models.protocol import Model, Part, Pipeline
 
 RARE_WORDS = ("sks", "ktn", "pll", "ucd", "wnv")
-Rows = Float[Tensor, "vectors dim"]
+Rows = Float[Tensor, "1 _"]
 Pair = tuple[Part, Part]
 _NAME = re.compile(r"([bdfgklmnprstvz][aeiou]){2}[bdfgklmnprstvz]</w>")  # of the built-in model
-_LEGACY_EOS = 2
-_LAYERS: WeakKeyDictionary[nn.Module, list[list]] = WeakKeyDictionary()  # open contexts
-_UNLIMITED = 10**6  # a tokenizer without files says it reads far more tokens than this
+_LEGACY_EOS = 2  # in old files; their encoders end a text at its largest id, now that of the word
+_EMPTY = 10  # entries at most of a tokenizer without files: start, end, padding
 
 
 def encoders(pipeline: Pipeline) -> dict[str, Pair]:
@@ -40,7 +38,7 @@ def encoders(pipeline: Pipeline) -> dict[str, Pair]:
         tokenizer = getattr(pipeline, f"tokenizer{suffix}", None)
         if encoder is None:
             continue
-        if tokenizer is None or tokenizer.model_max_length > _UNLIMITED:
+        if tokenizer is None or tokenizer.vocab_size <= _EMPTY:
             raise ModelError(
                 f"found no vocabulary for tokenizer{suffix}; expected the files of a tokenizer "
                 f"(tokenizer.json) in the model's folder 'tokenizer{suffix}'; copy them there "
@@ -51,7 +49,7 @@ def encoders(pipeline: Pipeline) -> dict[str, Pair]:
 
 
 def vectors(pipeline: Pipeline, word: str) -> dict[str, Rows]:
-    """Copy the vectors of a word from every text encoder; nothing changes.
+    """Copy the vector of a word from every text encoder; nothing changes.
 
     Raises:
         ModelError: The word is not one token.
@@ -66,18 +64,11 @@ def vectors(pipeline: Pipeline, word: str) -> dict[str, Rows]:
 
 
 @contextmanager
-def spoken(
-    pipeline: Pipeline, words: Mapping[str, Mapping[str, Rows]], *, written: bool = False
-) -> Iterator[None]:
+def spoken(pipeline: Pipeline, words: Mapping[str, Mapping[str, Rows]]) -> Iterator[None]:
     """Let the pipeline know ``words`` while the context is open; contexts nest.
 
-    On leaving, tokenizers and text encoders are as before, bit for bit. Gradients flow to the
-    vectors.
-
-    Args:
-        pipeline: Whose text encoders read the words.
-        words: Word -> text encoder's name -> its vectors, on any device.
-        written: Put the vectors into longer tables, not hooks, so that a saved pipeline has them.
+    ``words`` maps a word to its vectors, on any device, by the name of the text encoder. Gradients
+    flow to them. On leaving, tokenizers and text encoders are as before, bit for bit.
 
     Raises:
         ModelError: A word means something else already, or its vectors are of another model.
@@ -85,20 +76,14 @@ def spoken(
     """
     pairs = encoders(pipeline)
     with ExitStack() as stack:
-        if words:
-            stack.enter_context(_kept(pairs))
+        for pair in pairs.values() if words else ():
+            stack.enter_context(_kept(*pair))
         new = {word: rows for word, rows in words.items() if not _known(pairs, word, rows)}
         for name, (tokenizer, encoder) in pairs.items() if new else ():
-            rows: dict[int, Tensor] = {}
-            for word, each in new.items():
-                rows |= zip(_add(tokenizer, word, len(each[name])), each[name], strict=True)
-            for owner in _enders(encoder):  # old files end a text at its largest id: now the word
-                if owner.eos_token_id == _LEGACY_EOS:
-                    owner.eos_token_id = tokenizer.eos_token_id
-            if written:
-                _write(encoder, rows)
-            else:
-                stack.enter_context(_replaced(encoder.get_input_embeddings(), rows))
+            tokenizer.add_tokens([AddedToken(w, single_word=True, normalized=False) for w in new])
+            token = tokenizer.convert_tokens_to_ids
+            rows = {token(word): each[name][0] for word, each in new.items()}
+            stack.enter_context(_replaced(encoder.get_input_embeddings(), rows))
         yield
 
 
@@ -109,7 +94,7 @@ def candidates(pipeline: Pipeline) -> tuple[str, ...]:
         ModelError: The vocabulary has neither.
     """
     tokenizer, _ = encoders(pipeline)["text_encoder"]
-    rare = [word for word in RARE_WORDS if _single(tokenizer, word) is not None]
+    rare = [word for word in RARE_WORDS if _token(tokenizer, word) is not None]
     names = sorted(entry for entry in tokenizer.get_vocab() if _NAME.fullmatch(entry))
     if not (rare or names):
         raise ModelError(
@@ -119,85 +104,59 @@ def candidates(pipeline: Pipeline) -> tuple[str, ...]:
     return tuple(rare) or tuple(name.removesuffix("</w>") for name in names)
 
 
-def nth(words: Sequence[str], identifier: str) -> str:
-    """Pick by the number in an identifier, so that subjects differ: ``V2*`` takes the second."""
-    number = int((re.findall(r"\d+", identifier) or ["1"])[0])
-    return words[(number - 1) % len(words)]
-
-
+@torch.no_grad()
 def choose_start(model: Model, noun: str, *, identifier: str = "V*") -> tuple[str, float]:
     """Choose the word that V* starts from: the candidate that the model hears best.
 
+    Subjects differ by the number in their identifier: ``V2*`` gets the second best.
+
     Returns:
-        The word (``V2*`` gets the second best) and its :func:`response`.
+        The word, and how far it moves the prediction, relative to it. Below .05 a model hardly
+        hears a word; a colour moves it by .1 to .3.
     """
-    words = candidates(model.pipeline)
-    heard = {word: response(model, f"a {word} {noun}", f"a {noun}") for word in words}
-    word = nth(sorted(words, key=lambda word: -heard[word]), identifier)
+    draw, words = torch.Generator().manual_seed(0), candidates(model.pipeline)
+    noised, times = torch.randn(4, *model.latent_shape, generator=draw), model.timesteps(4, draw)
+    said = [f"a {noun}", *(f"a {word} {noun}" for word in words)]
+    at_once, found = 8 if model.size <= 256 else 1, []
+    for start in range(0, len(said), at_once):
+        part = said[start : start + at_once]
+        inputs = noised.repeat(len(part), 1, 1, 1), times.repeat(len(part))
+        condition = model.condition([prompt for prompt in part for _ in range(4)])
+        found += model.predict({}, *inputs, condition).split(4)
+    plain, *others = found
+    moved = [float((each - plain).norm() / plain.norm()) for each in others]
+    heard = dict(zip(words, moved, strict=True))
+    number = int((re.findall(r"\d+", identifier) or ["1"])[0])
+    word = sorted(heard, key=lambda each: -heard[each])[(number - 1) % len(heard)]
     return word, heard[word]
 
 
-@torch.no_grad()
-def response(model: Model, said: str, unsaid: str, *, count: int = 4) -> float:
-    """Measure how far ``said`` moves the prediction from that of ``unsaid``, relative to it.
-
-    Below .05 a model hardly hears a word; a colour moves it by .1 to .3.
-    """
-    draw = torch.Generator().manual_seed(0)
-    noised = torch.randn(count, *model.latent_shape, generator=draw)
-    times = model.timesteps(count, draw)
-    heard, before = (
-        model.predict({}, noised, times, model.condition([prompt] * count))
-        for prompt in (said, unsaid)
-    )
-    return float((heard - before).norm() / before.norm())
-
-
 @contextmanager
-def _kept(pairs: Mapping[str, Pair]) -> Iterator[None]:
-    """Let tokenizers change copies of their state; put all back on leaving, in any order."""
-    tokenizers, owners = zip(*pairs.values(), strict=True)
-    states = [(tokenizer, dict(vars(tokenizer))) for tokenizer in tokenizers]
-    tables = [(e, e.get_input_embeddings(), e.config.vocab_size) for e in owners]
-    ends = [(owner, owner.eos_token_id) for e in owners for owner in _enders(e)]
-    saved, layers = [(states, tables, ends)], _LAYERS.setdefault(owners[0], [])
-    layers.append(saved)
+def _kept(tokenizer: Part, encoder: Part) -> Iterator[None]:
+    """Let the tokenizer change a copy of its state, and end texts at its own end; undo both."""
+    state = dict(vars(tokenizer))
+    owners = [o for o in (encoder.config, *encoder.modules()) if hasattr(o, "eos_token_id")]
+    legacy = [owner for owner in owners if owner.eos_token_id == _LEGACY_EOS]
     try:
-        for tokenizer, state in states:
-            vars(tokenizer).update(copy.deepcopy(state))
+        vars(tokenizer).update(copy.deepcopy(state))
+        for owner in legacy:
+            owner.eos_token_id = tokenizer.eos_token_id
         yield
     finally:
-        at = next(k for k, layer in enumerate(layers) if layer is saved)
-        if at + 1 < len(layers):  # a later context is still open: it restores what we would
-            layers[at + 1][:] = saved
-        else:
-            _restore(*saved[0])
-        del layers[at]
-
-
-def _restore(states: list, tables: list, ends: list) -> None:
-    for tokenizer, state in states:
         vars(tokenizer).clear()
         vars(tokenizer).update(state)
-    for encoder, table, size in tables:
-        encoder.set_input_embeddings(table)
-        encoder.config.vocab_size = size
-    for owner, end in ends:
-        owner.eos_token_id = end
+        for owner in legacy:
+            owner.eos_token_id = _LEGACY_EOS
 
 
-def _enders(encoder: Part) -> list[Part]:
-    owners = (encoder.config, *encoder.modules())
-    return [owner for owner in owners if hasattr(owner, "eos_token_id")]
-
-
-def _known(pairs: Mapping[str, Pair], word: str, rows: Mapping[str, Rows]) -> bool:
-    """Tell whether the pipeline says ``word`` with these vectors; refuse other ones."""
-    expected = {name: pair[1].get_input_embeddings().embedding_dim for name, pair in pairs.items()}
-    found = {name: each.shape[-1] for name, each in rows.items() if len(each)}
+def _known(pairs: Mapping[str, Pair], word: str, rows: Mapping[str, Tensor]) -> bool:
+    """Tell whether the pipeline says ``word`` with this vector; refuse another one."""
+    found = {name: tuple(each.shape) for name, each in rows.items()}
+    tables = {name: encoder.get_input_embeddings() for name, (_, encoder) in pairs.items()}
+    expected = {name: (1, table.embedding_dim) for name, table in tables.items()}
     if found != expected:
         raise ModelError(
-            f"found vectors of width {found} for {word!r}; expected {expected}; load the model "
+            f"found vectors of shape {found} for {word!r}; expected {expected}; load the model "
             "this concept was found on"
         )
     present = {name: _present(*pair, word) for name, pair in pairs.items()}
@@ -211,44 +170,21 @@ def _known(pairs: Mapping[str, Pair], word: str, rows: Mapping[str, Rows]) -> bo
 
 
 def _present(tokenizer: Part, encoder: Part, word: str) -> Rows | None:
-    """Read a word's vectors as the encoder reads them, hooks included; None if it has none."""
-    added, number = tokenizer.get_added_vocab(), 1
-    ids = [added[word] if word in added else _single(tokenizer, word)]
-    while word in added and f"{word}_{number}" in added:
-        ids.append(added[f"{word}_{number}"])
-        number += 1
-    table = encoder.get_input_embeddings()
-    if ids == [None]:
+    """Read a word's vector as the encoder reads it, hooks included; None if it is no token."""
+    token, table = _token(tokenizer, word), encoder.get_input_embeddings()
+    if token is None:
         return None
     with torch.no_grad():
-        return table(torch.tensor(ids, device=table.weight.device)).clone()
+        return table(torch.tensor([token], device=table.weight.device)).clone()
 
 
-def _single(tokenizer: Part, word: str) -> int | None:
+def _token(tokenizer: Part, word: str) -> int | None:
     pieces = tokenizer(word, add_special_tokens=False).input_ids
     if len(pieces) == 1 and pieces[0] != tokenizer.unk_token_id:
         return pieces[0]
     # Some rare entries, such as CLIP's 'ktn', are pieces that no text is cut into.
     index = tokenizer.get_vocab().get(word)
     return None if index == tokenizer.unk_token_id else index
-
-
-def _add(tokenizer: Part, word: str, count: int) -> list[int]:
-    """Add a word of ``count`` vectors, by diffusers' names: ``V*``, ``V*_1``, ``V*_2``."""
-    said = [word, *(f"{word}_{number}" for number in range(1, count))]
-    tokenizer.add_tokens([AddedToken(each, single_word=True, normalized=False) for each in said])
-    added = tokenizer.get_added_vocab()
-    return [added[each] for each in said]
-
-
-def _write(encoder: Part, rows: Mapping[int, Tensor]) -> None:
-    """Give the encoder a table that also holds ``rows``; the old one is not written to."""
-    old = encoder.get_input_embeddings().weight.detach()
-    table = old.new_zeros(max(*rows, len(old) - 1) + 1, old.shape[1])
-    table[: len(old)] = old
-    table[list(rows)] = torch.stack([row.detach().to(table) for row in rows.values()])
-    encoder.set_input_embeddings(nn.Embedding.from_pretrained(table))
-    encoder.config.vocab_size = len(table)
 
 
 @contextmanager
