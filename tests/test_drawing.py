@@ -8,9 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from cones import Subject, drawing
 from cones.drawing import (
     CONCEPT,
-    CONTROLS,
+    PHOTOS,
+    RANDOM,
+    UNTOUCHED,
     compare,
     generate,
     png_bytes,
@@ -72,8 +75,6 @@ def test_without_concepts_the_untouched_model_draws(pipeline: Pipeline) -> None:
         ("a (V* cat:1.3)", {}, "expected plain words"),
         ("cat " * 20 + "V*", {}, r"found 'V\*' as token 21"),
         ("a V* cat", {"negative_prompt": "<lora:bad:1>"}, "<lora:bad:1>"),
-        ("a V* cat", {"seeds": []}, "found 1 prompts and 0 seeds"),
-        ([], {}, "found 0 prompts and 4 seeds"),
     ],
 )
 def test_prompts_that_lose_the_word_are_not_drawn(
@@ -89,31 +90,40 @@ def test_two_cats_of_one_name_are_not_drawn(pipeline: Pipeline) -> None:
         generate(pipeline, [tiny_concept(pipeline), tiny_concept(pipeline, seed=2)], "a V* cat")
 
 
-def test_controls_differ_in_the_weights_only(pipeline: Pipeline) -> None:
-    concept, calls = tiny_concept(pipeline), []
-    found = compare(
-        pipeline,
-        concept,
-        ["a V* cat", "a V* dog"],
-        seeds=[3, 4],
-        **FAST,
-        progress=lambda *at: calls.append(at),
-    )
-    assert list(found.rows) == [*CONTROLS.values(), CONCEPT]
-    assert found.prompts == ["a V* cat"] * 2 + ["a V* dog"] * 2
-    assert calls[-1] == (CONCEPT, 4, 4)
-    prompts = ["a V* cat", "a V* dog"]
-    shut = generate(pipeline, concept, prompts, seeds=[3, 4], **FAST)
-    untouched = generate(pipeline, concept, prompts, strengths=[0], seeds=[3, 4], **FAST)
-    for row, expected in zip((untouched, shut), (0, 2), strict=True):
-        images = list(found.rows.values())[expected]
-        assert all(far(a, b) <= 1 for a, b in zip(row, images, strict=True))
-    random = found.rows[CONTROLS["random"]]
-    assert all(far(a, b) > 1 for a, b in zip(random, untouched, strict=True))
-    assert all(far(a, b) > 1 for a, b in zip(random, shut, strict=True))
-    assert list(compare(pipeline, concept, "a V* cat", controls=(), **FAST).rows) == [CONCEPT]
-    with pytest.raises(PromptError, match="found control 'other'; expected untouched or random"):
-        compare(pipeline, concept, "a V* cat", controls=["other"])
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """Keep the rows and captions of every sheet."""
+    kept: list[tuple] = []
+    whole = drawing.sheet
+    monkeypatch.setattr(drawing, "sheet", lambda *parts: kept.append(parts) or whole(*parts))
+    return kept
+
+
+def test_controls_differ_in_the_weights_only(pipeline: Pipeline, shown: list[tuple]) -> None:
+    concept, calls, prompts = tiny_concept(pipeline), [], ["a V* cat", "a V* dog"]
+    drawn = {"seeds": [3, 4], **FAST}
+    compare(pipeline, concept, prompts, **drawn, progress=lambda *at: calls.append(at))
+    ((rows, captions),) = shown
+    assert list(rows) == [UNTOUCHED, RANDOM, CONCEPT]
+    assert captions == ["a V* cat"] * 2 + ["a V* dog"] * 2
+    assert calls == [(row, 4, 4) for row in rows]
+    shut = generate(pipeline, concept, prompts, **drawn)
+    untouched = generate(pipeline, concept, prompts, strengths=[0], **drawn)
+    for row, expected in ((UNTOUCHED, untouched), (CONCEPT, shut)):
+        assert all(far(a, b) <= 1 for a, b in zip(rows[row], expected, strict=True))
+    assert all(far(a, b) > 1 for a, b in zip(rows[RANDOM], untouched, strict=True))
+    assert all(far(a, b) > 1 for a, b in zip(rows[RANDOM], shut, strict=True))
+
+
+def test_photos_stand_on_top(pipeline: Pipeline, shown: list[tuple], tmp_path: Path) -> None:
+    concept = tiny_concept(pipeline)
+    pixels = torch.tensor([0.0, 0.5, 1.0]).reshape(1, 3, 1, 1).expand(2, 3, 4, 5)
+    for photos in (Subject(pixels, "cat"), Image.new("RGB", (40, 50), (0, 128, 255))):
+        compare(pipeline, concept, "a V* cat", photos=photos, num_inference_steps=1)
+        rows, _ = shown[-1]
+        assert list(rows) == [PHOTOS, UNTOUCHED, RANDOM, CONCEPT]
+        assert {photo.getpixel((0, 0)) for photo in rows[PHOTOS]} == {(0, 128, 255)}
+    assert [photo.size for photo in shown[0][0][PHOTOS]] == [(5, 4), (5, 4)]
 
 
 def test_the_random_control_has_the_density_of_every_layer(

@@ -7,25 +7,26 @@ A1111 and its relatives read.
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
 import torch
+from diffusers.utils.pil_utils import numpy_to_pil
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from cones.concept import Concept, Json
-from cones.errors import PromptError
 from cones.files import write_atomic
-from cones.models import Pipeline
+from cones.models import Pipeline, model_for
 from cones.models.applied import Amounts, applied
 from cones.models.prompts import check_prompt
 from cones.models.protocol import Progress
 from cones.models.sampling import Options, sample
+from cones.subject import Source, Subject, read_pixels
 
-CONTROLS = {"untouched": "untouched model", "random": "random mask, same density per layer"}
-CONCEPT, PHOTOS = "concept neurons shut", "photos"
+PHOTOS, UNTOUCHED = "photos", "untouched model"
+RANDOM, CONCEPT = "random mask, same density per layer", "concept neurons shut"
 KEY = "cones"  # of our JSON in a PNG
 
 
@@ -54,35 +55,13 @@ def generate(
     """
     found = [concepts] if isinstance(concepts, Concept) else list(concepts)
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    if not prompts or not seeds:
-        raise PromptError(
-            f"found {len(prompts)} prompts and {len(seeds)} seeds; expected at least one of each; "
-            "give them"
-        )
     with applied(pipeline, found, strengths=strengths):
         identifiers = [word.identifier for concept in found for word in concept.words]
         for said in [*prompts, options.get("negative_prompt") or ""]:
             check_prompt(pipeline, said, identifiers)
-        every = [(said, seed) for said in prompts for seed in seeds]
-        said, drawn = [prompt for prompt, _ in every], [seed for _, seed in every]
-        return sample(pipeline, said, seeds=drawn, progress=progress, **options)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The same prompts and seeds, drawn with controls and with a concept.
-
-    Attributes:
-        rows: What was done -> its pictures, prompt by prompt.
-        prompts: One for each picture of a row.
-    """
-
-    rows: Mapping[str, Sequence[Image.Image]]
-    prompts: Sequence[str]
-
-    def sheet(self, photos: Sequence[Image.Image] | None = None) -> Image.Image:
-        """Lay all out as one picture, the photos on top; only the last row may look like them."""
-        return sheet({**({PHOTOS: photos} if photos else {}), **self.rows}, self.prompts)
+        each = [said for said in prompts for _ in seeds]
+        drawn = [*seeds] * len(prompts)
+        return sample(pipeline, each, seeds=drawn, progress=progress, **options)
 
 
 def compare(
@@ -90,42 +69,32 @@ def compare(
     concepts: Concept | Sequence[Concept],
     prompts: str | Sequence[str],
     *,
+    photos: Source | Subject | None = None,
     seeds: Sequence[int] = (0,),
-    controls: Sequence[str] = ("untouched", "random"),
     progress: Progress | None = None,
     **options: Unpack[Options],
-) -> Comparison:
-    """Draw with controls, then with the concepts, noise for noise; see :func:`generate`.
+) -> Image.Image:
+    """Draw with two controls, then with the concepts, noise for noise, and lay all out.
 
-    ``untouched`` knows the words and shuts nothing; ``random`` shuts as many weights of every
-    layer at random. The row's name is the progress stage.
-
-    Raises:
-        PromptError: Unknown control.
+    The untouched model knows the words and nothing is shut; the random mask shuts as many weights
+    of every layer. Only if the last row alone looks like the ``photos``, which stand on top, has
+    the concept done it. ``options`` are those of :func:`generate`; rows are progress stages.
     """
     found = [concepts] if isinstance(concepts, Concept) else list(concepts)
     said = [prompts] if isinstance(prompts, str) else list(prompts)
-    if unknown := set(controls) - set(CONTROLS):
-        raise PromptError(
-            f"found control {min(unknown)!r}; expected {' or '.join(CONTROLS)}; choose among these"
-        )
+    rows: dict[str, Sequence[Image.Image]] = {}
+    if photos is not None:
+        given = isinstance(photos, Subject)
+        pixels = photos.pixels if given else read_pixels(photos, size=model_for(pipeline).size)
+        rows[PHOTOS] = numpy_to_pil(pixels.permute(0, 2, 3, 1).cpu().numpy())
     draw = torch.Generator().manual_seed(0)
-    cases = {
-        "untouched": (found, [0.0] * len(found)),
-        "random": ([each.using(each.mask.random_like(draw)) for each in found], None),
-    }
-    rows = {CONTROLS[name]: case for name, case in cases.items() if name in controls}
-    drawn = {}
-    for label, (shut, strengths) in {**rows, CONCEPT: (found, None)}.items():
-        told = _renamed(progress, label)
-        drawn[label] = generate(
-            pipeline, shut, said, strengths=strengths, seeds=seeds, progress=told, **options
-        )
-    return Comparison(drawn, [each for each in said for _ in seeds])
-
-
-def _renamed(progress: Progress | None, row: str) -> Progress | None:
-    return None if progress is None else lambda _, *at: progress(row, *at)
+    random = [each.using(each.mask.random_like(draw)) for each in found]
+    cases = {UNTOUCHED: (found, 0.0), RANDOM: (random, 1.0), CONCEPT: (found, 1.0)}
+    for row, (shut, amount) in cases.items():
+        told = progress and (lambda _, *at, row=row: progress(row, *at))
+        drawing = {"strengths": [amount] * len(found), "seeds": seeds, "progress": told, **options}
+        rows[row] = generate(pipeline, shut, said, **drawing)
+    return sheet(rows, [each for each in said for _ in seeds])
 
 
 def sheet(
@@ -135,7 +104,7 @@ def sheet(
     side = max(96, *(image.width for images in rows.values() for image in images))
     height, top, step = max(11, side // 16), 8, side + 8
     font, line = ImageFont.load_default(height), height * 3 // 2
-    texts = [_wrapped(caption, font.getlength, side) for caption in captions]
+    texts = [textwrap.fill(caption, width=int(1.9 * side / height)) for caption in captions]
     end = line * (len(rows) + bool(title) + max([t.count("\n") + 1 for t in texts], default=0))
     size = (step * max(map(len, rows.values())) + 8, end + len(rows) * step + 16)
     page = Image.new("RGB", size, "white")
@@ -153,12 +122,12 @@ def sheet(
     return page
 
 
-def _wrapped(text: str, length: Callable[[str], float], width: int) -> str:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        lines[-1:] = [longer] if length(longer) <= width or not lines[-1] else [lines[-1], word]
-    return "\n".join(lines)
+def stacked(above: Image.Image, below: Image.Image) -> Image.Image:
+    """Lay one sheet under another."""
+    page = Image.new("RGB", (max(above.width, below.width), above.height + below.height), "white")
+    page.paste(above, (0, 0))
+    page.paste(below, (0, above.height))
+    return page
 
 
 def png_bytes(image: Image.Image, record: Json) -> bytes:
@@ -170,13 +139,11 @@ def png_bytes(image: Image.Image, record: Json) -> bytes:
     names = {"num_inference_steps": "Steps", "guidance_scale": "CFG scale", "seed": "Seed"}
     told = [f"{names[key]}: {record[key]}" for key in names if record.get(key) is not None]
     told += [f"Size: {image.width}x{image.height}", f"Model: {record.get('model', 'unnamed')}"]
-    unwanted = record.get("negative_prompt")
-    lines = [
-        str(record.get("prompt", "")),
-        *([f"Negative prompt: {unwanted}"] if unwanted else []),
-    ]
+    lines = [str(record.get("prompt", "")), ", ".join(told)]
+    if record.get("negative_prompt"):
+        lines.insert(1, f"Negative prompt: {record['negative_prompt']}")
     info = PngImagePlugin.PngInfo()
-    info.add_itxt("parameters", "\n".join([*lines, ", ".join(told)]))
+    info.add_itxt("parameters", "\n".join(lines))
     info.add_itxt(KEY, json.dumps(record, ensure_ascii=False))
     data = io.BytesIO()
     image.save(data, "PNG", pnginfo=info)

@@ -23,12 +23,6 @@ def test_show_prints_words_and_certificate(run: Run, cat: Path, jar: Path) -> No
     assert "jar.safetensors: {'shared': " in run("show", cat, jar).stdout
 
 
-def test_show_draws_the_layers(run: Run, refused: Run, cat: Path, tmp_path: Path) -> None:
-    run("show", cat, "--picture", tmp_path / "layers.png")
-    assert (tmp_path / "layers.png").stat().st_size > 1000
-    refused("show", cat, "--picture", tmp_path / "layers.png", match="--overwrite")
-
-
 def test_a_stored_density_is_taken_and_another_refused(run: Run, refused: Run, cat: Path) -> None:
     sparse, dense = cones.load(cat).densities
     record = json.loads(run("show", cat, "--density", sparse, "--json").stdout)
@@ -54,9 +48,15 @@ def test_two_subjects_of_one_word_are_refused_until_one_is_renamed(
     refused("combine", cat, dog, "-o", "x.safetensors", match="'V*' names a cat and a dog")
     run("combine", cat, dog, "--as", "V*", "--as", "V3*", "-o", "both.safetensors")
     assert [w.identifier for w in cones.load("both.safetensors").words] == ["V*", "V3*"]
-    refused("combine", cat, "-o", "x.safetensors", match="two or more")
     refused("combine", cat, cat, "--as", "V*", "-o", "x.safetensors", match="once for each file")
     assert not Path("x.safetensors").exists()
+
+
+def test_one_file_is_renamed_or_thinned_out(run: Run, cat: Path) -> None:
+    sparse, _ = cones.load(cat).densities
+    run("combine", cat, "--as", "W*", "--density", sparse, "-o", "small.safetensors")
+    found = cones.load("small.safetensors")
+    assert (found.identifier, found.density) == ("W*", sparse)
 
 
 def test_what_is_no_concept_file_is_refused_by_name(
@@ -87,9 +87,26 @@ def test_an_exported_model_draws_without_this_library(
 ) -> None:
     from diffusers import StableDiffusionPipeline
 
-    run("export", cat, "checkpoint", "--model", model)
+    record = json.loads(run("export", cat, "checkpoint", "--model", model, "--json").stdout)
+    assert record == {"to": "diffusers", "written": ["checkpoint"]}
     plain = StableDiffusionPipeline.from_pretrained("checkpoint")
     zeros = dict(plain.unet.named_parameters())
     mask = cones.load(cat).mask
     assert all(not zeros[n].reshape(-1)[mask.indices[n]].any() for n in mask)
     refused("export", cat, "checkpoint", "--model", model, match="--overwrite")
+
+
+def test_an_export_never_replaces_a_file_unasked(
+    run: Run, refused: Run, cat: Path, model: str, tmp_path: Path
+) -> None:
+    """The concept's own file is what the name without its ending would write."""
+    before, given = cat.read_bytes(), ("export", cat, "--to", "comfyui", "--model", model)
+    refused(*given, tmp_path / "my cat", match="my cat.safetensors exists")
+    assert cat.read_bytes() == before
+    run(*given, tmp_path / "new")
+    assert {path.name for path in tmp_path.glob("new*")} == {
+        "new.safetensors",
+        "new-V.safetensors",
+    }
+    (tmp_path / "new.safetensors").unlink()
+    refused(*given, tmp_path / "new.safetensors", match="new-V.safetensors exists")

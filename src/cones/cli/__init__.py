@@ -11,10 +11,11 @@ from typing import Annotated
 import typer
 
 import cones
+from cones.cli.demo import demo
 from cones.cli.files import atlas, combine, export, show, ui
 from cones.cli.find import find
 from cones.cli.options import command
-from cones.cli.pictures import attend, compare, demo, generate
+from cones.cli.pictures import attend, compare, generate
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     find, show, generate, compare, combine, attend, atlas, export, ui, demo,

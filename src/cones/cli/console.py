@@ -1,4 +1,4 @@
-"""What a person sees: progress, results, warnings, and errors in one line.
+"""What a person sees: progress, notices, next commands, and errors in one line.
 
 Results go to the output; progress, notices and errors to the error stream, so that ``--json`` can
 be piped. On a terminal progress is a bar a stage; elsewhere it is one line every 30 seconds.
@@ -21,7 +21,7 @@ from cones.errors import ConesError
 
 Notify: TypeAlias = Callable[..., None]  # stage, done, total, note=""
 NOTICES = Console(stderr=True, highlight=False, emoji=False)
-FAILED, REFUSED, INTERRUPTED = 1, 3, 130
+FAILED, REFUSED = 1, 3
 LINE_EVERY = 30.0  # seconds between two lines where there is no terminal
 
 
@@ -42,7 +42,7 @@ def suggest(*words: str | Path) -> None:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Turn errors of the library and of the disk into one line, and Ctrl-C into its exit code."""
+    """Turn errors of the library and of the disk into one line."""
     try:
         yield
     except (ConesError, OSError) as error:
@@ -50,9 +50,6 @@ def guarded() -> Iterator[None]:
         told = f"{error}{advice if isinstance(error, OSError) else ''}"
         NOTICES.print(f"[red]error:[/] {escape(told)}", soft_wrap=True)
         raise typer.Exit(FAILED) from None
-    except KeyboardInterrupt:
-        say("stopped")
-        raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager
@@ -60,36 +57,23 @@ def progress(kept: str = "") -> Iterator[Notify]:
     """Yield the function that reports progress; after Ctrl-C say what is kept, if anything."""
     columns = (rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeRemainingColumn())
     stage, note = "{task.description:<12}", rich.TextColumn("{task.fields[note]}", markup=False)
+    shown, last = NOTICES.is_terminal, clock()
+    bars = rich.Progress(stage, *columns, note, console=NOTICES, disable=not shown)
+    tasks: dict[str, rich.TaskID] = {}
+
+    def notify(stage: str, done: int, total: int, note: str = "") -> None:
+        nonlocal last
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(stage, note=note)
+        bars.update(tasks[stage], completed=done, total=total, note=note)
+        if not shown and clock() - last >= LINE_EVERY:
+            last = clock()
+            say(f"{stage} {done}/{total} {note}".rstrip())
+
     try:
-        if NOTICES.is_terminal:
-            with rich.Progress(stage, *columns, note, console=NOTICES) as bars:
-                yield _bars(bars)
-        else:
-            yield _lines()
+        with bars:
+            yield notify
     except KeyboardInterrupt:
         if kept:
             say(f"{kept}; run the same command to go on")
         raise
-
-
-def _bars(bars: rich.Progress) -> Notify:
-    tasks: dict[str, rich.TaskID] = {}
-
-    def notify(stage: str, done: int, total: int, note: str = "") -> None:
-        if stage not in tasks:
-            tasks[stage] = bars.add_task(stage, total=total, note=note)
-        bars.update(tasks[stage], completed=done, total=total, note=note)
-
-    return notify
-
-
-def _lines() -> Notify:
-    last = clock()
-
-    def notify(stage: str, done: int, total: int, note: str = "") -> None:
-        nonlocal last
-        if clock() - last >= LINE_EVERY:
-            last = clock()
-            say(f"{stage} {done}/{total} {note}".rstrip())
-
-    return notify

@@ -15,44 +15,34 @@ if TYPE_CHECKING:
     from cones import Concept
 
 OPERATORS = {"union": operator.or_, "intersection": operator.and_, "difference": operator.sub}
-Picture = Annotated[Path | None, Option(help="PNG to draw: density of the first file's layers.")]
 How = Annotated[
     Literal["union", "intersection", "difference"],
     Option(help="Keep what any file has, what all have, or what only the first has."),
 ]
 Target = Annotated[Path, Argument(help="Folder or file to write.", show_default=False)]
-Kind = Annotated[str, Option("--to", help="diffusers, comfyui or a1111.")]
+Kind = Annotated[
+    Literal["diffusers", "comfyui", "a1111"],
+    Option("--to", help="A whole model as a folder, or small files that the program loads."),
+]
 Start = Annotated[list[Path] | None, Argument(help="Concept files.", show_default=False)]
 Host = Annotated[str, Option(help="Address to listen on; other machines need the token shown.")]
 Port = Annotated[int, Option(min=0, max=65535, help="Port; 0 takes any.")]
 
 
-def show(
-    *,
-    files: options.Files,
-    density: options.Density = None,
-    picture: Picture = None,
-    saving: options.Saving,
-) -> None:
+def show(*, concepts: options.Concepts, saving: options.Saving) -> None:
     """Print what concept files hold, with their certificates, and what two share.
 
     **Example:**  cones show cat.safetensors jar.safetensors
     """
     from cones.analysis.overlap import overlap
-    from cones.analysis.plots import densities
 
-    if picture is not None:
-        saving.require_file(picture)
-    concepts = options.load_concepts(files, density=density)
-    pairs = list(zip(files, concepts, strict=True))
+    pairs = list(zip(concepts.files, concepts.load(), strict=True))
     lines, shared = [block(*pair) for pair in pairs], []
     for (one, a), (other, b) in combinations(pairs, 2):
-        both = overlap(a, b)
+        both = overlap(a.mask, b.mask)
         found = {"shared": both.shared, "by_chance": round(both.expected, 1)}
         shared.append({"files": [str(one), str(other)], **found})
         lines.append(f"{one} and {other}: {found}")
-    if picture is not None:
-        densities(concepts[0].mask, picture, title=concepts[0].prompt)
     described = [describe(*pair) for pair in pairs]
     saving.tell("\n".join(lines), {"concepts": described, "overlap": shared})
 
@@ -80,53 +70,46 @@ def describe(path: Path, concept: "Concept") -> dict[str, object]:
 
 def combine(
     *,
-    files: options.Files,
+    concepts: options.Concepts,
     output: options.File,
     how: How = "union",
-    rename: options.Rename = None,
-    density: options.Density = None,
     saving: options.Saving,
 ) -> None:
     """Join concepts in one file, or keep what they share, or what only the first has.
 
     **Example:**  cones combine cat.safetensors jar.safetensors -o both.safetensors
     """
-    saving.require_file(output)
-    if len(files) < 2:
-        raise ConesError(f"found one file, {files[0]}; expected two or more; name another")
-    joined = reduce(OPERATORS[how], options.load_concepts(files, rename, density))
+    saving.require(output)
+    joined = reduce(OPERATORS[how], concepts.load())
     joined.save(output)
     saving.tell(block(output, joined), describe(output, joined))
 
 
 def export(
     *,
-    files: options.Files,
+    concepts: options.Concepts,
     target: Target,
     to: Kind = "diffusers",
-    rename: options.Rename = None,
-    density: options.Density = None,
     loading: options.Loading,
     saving: options.Saving,
 ) -> None:
-    """Write the model with the concept neurons set to zero and the new words added.
+    """Write the concepts for programs without cones: the neurons zero, the new words added.
 
     **Example:**  cones export cat.safetensors cat-model/
     """
     import cones
+    from cones.exporting import outputs
 
-    saving.require_free(target)
-    options.require_folder(target.parent)
-    concepts = options.load_concepts(files, rename, density)
-    cones.export(loading.pipeline(concepts), concepts, target, to=to)
-    saving.tell(f"{target}: for {to}", {"path": str(target), "to": to})
+    found = concepts.load()
+    saving.require(*outputs(found, target, to=to))
+    written = [str(path) for path in cones.export(loading.pipeline(found), found, target, to=to)]
+    saving.tell(f"for {to}: {', '.join(written)}", {"to": to, "written": written})
 
 
 def atlas(
     *,
-    files: options.Files,
+    concepts: options.Concepts,
     output: options.File = Path("atlas.html"),
-    density: options.Density = None,
     saving: options.Saving,
 ) -> None:
     """Write one web page: certificates, layers and heads, and what concepts share.
@@ -138,11 +121,10 @@ def atlas(
     from cones.atlas import page
     from cones.files import write_atomic
 
-    saving.require_file(output)
-    concepts = options.load_concepts(files, density=density)
-    write_atomic(output, page(concepts, [path.name for path in files]).encode())
-    size = output.stat().st_size
-    saving.tell(f"open {output} ({size / 1000:.0f} kB) in a browser", {"page": str(output)})
+    saving.require(output)
+    names = [path.name for path in concepts.files]
+    write_atomic(output, page(concepts.load(), names).encode())
+    saving.tell(f"open {output} in a browser", {"page": str(output)})
 
 
 def ui(
@@ -160,12 +142,6 @@ def ui(
         raise ConesError(
             f"found no {error.name}; expected it for the page; pip install 'cones[ui]'"
         ) from error
-    concepts = options.load_concepts(files or [])
-    serve(
-        loading.pipeline(),
-        concepts,
-        [path.name for path in files or []],
-        host=host,
-        port=port,
-        ready=lambda address: echo(f"open {address}   (Ctrl-C ends it)"),
-    )
+    found, names = options.Concepts(files or []).load(), [path.name for path in files or []]
+    ready = "open {}   (Ctrl-C ends it)".format
+    serve(loading.pipeline(), found, names, host=host, port=port, ready=lambda a: echo(ready(a)))

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
@@ -13,7 +13,7 @@ from cones.cli import console, options
 from cones.cli.files import block, describe
 
 if TYPE_CHECKING:
-    from cones import Concept, Settings
+    from cones import Settings
 
 _Search = partial(Option, rich_help_panel="Search")
 Photos = Annotated[
@@ -31,11 +31,12 @@ class Searching:
 
     density: Annotated[float | None, _Search(help="Share of weights to shut [0.0132].")] = None
     drift: Annotated[float | None, _Search(help="How far the model may move from itself.")] = None
-    steps: Annotated[int | None, _Search(help="Steps [300].")] = None
+    steps: Annotated[int | None, _Search(help="Search steps [300].")] = None
     scope: Annotated[Scope | None, _Search(help="Kind of attention [both].")] = None
     seed: Annotated[int | None, _Search(help="Same seed, same concept [0].")] = None
     more: Annotated[
-        list[str] | None, _Search("--set", metavar="NAME=VALUE", help="Any of cones.Settings.")
+        list[str] | None,
+        _Search("--set", metavar="NAME=VALUE", help="Any of cones.Settings: batch=4; repeat."),
     ] = None
     paper: Annotated[bool, _Search("--paper", help="Start from the paper's settings.")] = False
 
@@ -43,14 +44,14 @@ class Searching:
         """Build the settings; a name or value that does not fit is refused."""
         import cones
 
-        chosen = {n: getattr(self, n) for n in ("density", "drift", "steps", "scope", "seed")}
-        chosen = {name: value for name, value in chosen.items() if value is not None}
-        for name, _, value in (text.partition("=") for text in self.more or ()):
+        chosen = {n: v for n, v in asdict(self).items() if v is not None}
+        paper, more = chosen.pop("paper"), chosen.pop("more", [])
+        for name, _, value in (text.partition("=") for text in more):
             try:
                 chosen[name] = json.loads(value)
             except ValueError:
                 chosen[name] = value
-        return (cones.Settings.paper() if self.paper else cones.Settings()).changed(chosen)
+        return (cones.Settings.paper() if paper else cones.Settings()).changed(chosen)
 
 
 def find(
@@ -78,24 +79,17 @@ def find(
     from cones.search.resume import owned
 
     settings = searching.settings()
-    saving.require_file(output)
-    subject = {"noun": noun, "identifier": identifier, "others": others}
+    saving.require(output)
     source = photos[0] if len(photos) == 1 else photos
-    pipeline = loading.pipeline()
-    work = output.with_name(f"{output.name}.part")
+    pipeline, work = loading.pipeline(), output.with_name(f"{output.name}.part")
     console.say(f"the search is kept in {work} until it is done")
     with owned(work), console.progress(f"the search so far is in {work}") as progress:
-        searched = {"settings": settings, "work": work, "progress": progress}
-        concept = cones.find(pipeline, source, **subject, **searched)
-        saving.require_free(output)
+        searched = {"settings": settings, "others": others, "work": work, "progress": progress}
+        concept = cones.find(pipeline, source, noun=noun, identifier=identifier, **searched)
+        saving.require(output)  # hours may have passed
         concept.save(output)
         shutil.rmtree(work, ignore_errors=True)
     saving.tell(block(output, concept), describe(output, concept))
-    _conclude(concept, output, loading, quiet=saving.as_json)
-
-
-def _conclude(concept: "Concept", output: Path, loading: options.Loading, *, quiet: bool) -> None:
-    """Print what to do next, or that the concept is of no use."""
     verdict = concept.certificate.get("verdict")
     if verdict == "not gained":
         console.warn(
@@ -105,6 +99,6 @@ def _conclude(concept: "Concept", output: Path, loading: options.Loading, *, qui
         raise Exit(console.REFUSED)
     if verdict == "unavailable":
         console.warn("too few photos to keep one out: the certificate proves little; give four")
-    if not quiet:
+    if not saving.as_json:
         prompt = f"{concept.prompt} in the snow"
         console.suggest("cones", "generate", "-c", output, prompt, *loading.words, "-o", "out")

@@ -26,15 +26,10 @@ if TYPE_CHECKING:
 _Model = partial(Option, rich_help_panel="Model")
 _Output = partial(Option, "--output", "-o", show_default=False)
 Prompt: TypeAlias = Annotated[str, Argument(help='What to draw: "a V* cat on a beach".')]
-Files: TypeAlias = Annotated[list[Path], Argument(help="Concept files.", show_default=False)]
-File: TypeAlias = Annotated[Path, _Output(help="File to write.")]
-Folder: TypeAlias = Annotated[Path, _Output(help="Folder to write to.")]
-Number: TypeAlias = Annotated[int, Option("--num", "-n", min=1, help="Number of pictures.")]
+File: TypeAlias = Annotated[Path, _Output(help="File to write.", dir_okay=False)]
+Folder: TypeAlias = Annotated[Path, _Output(help="Folder to write to.", file_okay=False)]
+Number: TypeAlias = Annotated[int, Option("--num", "-n", min=1, help="Pictures of a prompt.")]
 Seed: TypeAlias = Annotated[int, Option(min=0, help="Same seed, same result.")]
-Density: TypeAlias = Annotated[float | None, Option(help="A density that 'cones show' lists.")]
-Rename: TypeAlias = Annotated[
-    list[str] | None, Option("--as", help="Other word for the subject; once for each file.")
-]
 Dtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
 Offload: TypeAlias = Literal["model", "sequential"]
 
@@ -66,10 +61,10 @@ class Loading:
         transformers_logging.disable_progress_bar()
         model = model_for(cones.load_pipeline(**asdict(self)))
         base = Fingerprint.of(model.weights(), model.name) if concepts else None
-        if any(base and each.base.compare(base) == "fine-tune" for each in concepts):
+        if any(base and each.base.require(base) == "fine-tune" for each in concepts):
             console.warn(
                 f"{model.name} is a fine-tune of {concepts[0].base.model}, where the concept was "
-                "found; the subject may look otherwise"
+                "found; the subject may look different"
             )
         return model.pipeline
 
@@ -81,18 +76,41 @@ class Loading:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Which concepts, under which words and at which density."""
+class Concepts:
+    """Which concept files, under which words and at which density."""
 
-    concept: Annotated[
+    files: Annotated[list[Path], Argument(help="Concept files.", show_default=False)]
+    rename: Annotated[
+        list[str] | None, Option("--as", help="Other word for the subject; once for each file.")
+    ] = None
+    density: Annotated[float | None, Option(help="A density that 'cones show' lists.")] = None
+
+    def load(self) -> "list[Concept]":
+        """Read the files, and rename or thin them out if asked."""
+        import cones
+
+        found = [cones.load(path) for path in self.files]
+        if self.rename and len(self.rename) != len(found):
+            raise ConesError(
+                f"found --as {len(self.rename)} times for {len(found)} concept files; "
+                "expected it once for each file; add or remove some"
+            )
+        if self.rename:
+            found = [each.renamed(word) for each, word in zip(found, self.rename, strict=True)]
+        return found if self.density is None else [each.at(self.density) for each in found]
+
+
+@dataclass(frozen=True)
+class Chosen(Concepts):
+    """Concepts that a prompt speaks of."""
+
+    files: Annotated[
         list[Path], Option("--concept", "-c", help="Concept file; repeat.", show_default=False)
     ]
-    rename: Rename = None
-    density: Density = None
 
-    def load(self, *prompts: str) -> "list[Concept]":
+    def load_for(self, *prompts: str) -> "list[Concept]":
         """Read the files; warn if no prompt says one of their words."""
-        found = load_concepts(self.concept, self.rename, self.density)
+        found = self.load()
         for word in (word for concept in found for word in concept.words):
             if not any(word.identifier in prompt for prompt in prompts):
                 console.warn(
@@ -105,7 +123,9 @@ class Chosen:
 class Sampling:
     """How pictures are drawn, in diffusers' words."""
 
-    num_inference_steps: Annotated[int | None, Option(min=1, help="The model's own: 25.")] = None
+    num_inference_steps: Annotated[
+        int | None, Option(min=1, help="The model's own if left out: 25, or 4 for turbo and LCM.")
+    ] = None
     guidance_scale: Annotated[float | None, Option(help="The model's own if left out.")] = None
 
 
@@ -116,61 +136,32 @@ class Saving:
     overwrite: Annotated[bool, Option("--overwrite", help="Replace what is there.")] = False
     as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False
 
-    def require_free(self, *paths: Path) -> None:
-        """Refuse outputs that exist."""
-        taken = [path for path in paths if path.exists()]
-        if taken and not self.overwrite:
-            raise ConesError(
-                f"{taken[0]} exists; expected a new name; choose another or add --overwrite"
-            )
-
-    def require_file(self, path: Path) -> None:
-        """Check that a file can be written, and make its folder."""
-        if path.is_dir():
-            raise ConesError(f"{path} is a folder; expected a file; add a name to the path")
-        self.require_free(path)
-        require_folder(path.parent)
+    def require(self, *paths: Path) -> None:
+        """Refuse outputs that exist or cannot be written; make the folders that they are in."""
+        for path in paths:
+            if path.exists() and not self.overwrite:
+                raise ConesError(
+                    f"{path} exists; expected a new name; choose another or add --overwrite"
+                )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent) as trial:
+                trial.write(b"cones")
 
     def tell(self, text: object, data: object) -> None:
         """Print a result for people, or as JSON for programs."""
         echo(json.dumps(data, indent=1) if self.as_json else str(text))
 
 
-def require_folder(folder: Path) -> None:
-    """Make a folder and check that files can be written to it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as trial:
-        trial.write(b"cones")
-
-
-def load_concepts(
-    paths: list[Path], rename: list[str] | None = None, density: float | None = None
-) -> "list[Concept]":
-    """Read concept files, and rename or thin them out if asked."""
-    import cones
-
-    if rename and len(rename) != len(paths):
-        raise ConesError(
-            f"found --as {len(rename)} times for {len(paths)} concept files; "
-            "expected it once for each file; add or remove some"
-        )
-    found = [cones.load(path) for path in paths]
-    if rename:
-        found = [concept.renamed(word) for concept, word in zip(found, rename, strict=True)]
-    return found if density is None else [concept.at(density) for concept in found]
-
-
 def command(app: Typer, function: Callable[..., None]) -> None:
     """Add a function to the program under its own name; its errors become one line."""
     hints = get_type_hints(function, include_extras=True)
-    groups = {n: k for n, k in hints.items() if isinstance(k, type) and is_dataclass(k)}
-    shown: dict[str, inspect.Parameter] = {}
+    groups = {
+        n: kind for n, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)
+    }
+    shown: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(function).parameters.items():
-        members = inspect.signature(groups[name]).parameters if name in groups else None
-        own = get_type_hints(groups[name], include_extras=True) if name in groups else hints
-        for each in (members or {name: parameter}).values():
-            keyword = inspect.Parameter.KEYWORD_ONLY
-            shown[each.name] = each.replace(kind=keyword, annotation=own[each.name])
+        members = inspect.signature(groups[name]).parameters.values() if name in groups else ()
+        shown += [each.replace(kind=each.KEYWORD_ONLY) for each in members or (parameter,)]
 
     @functools.wraps(function)
     def run(**given: object) -> None:
@@ -179,6 +170,6 @@ def command(app: Typer, function: Callable[..., None]) -> None:
         with console.guarded():
             function(**given)
 
-    run.__signature__ = inspect.Signature(list(shown.values()))  # pyright: ignore
-    run.__annotations__ = {name: parameter.annotation for name, parameter in shown.items()}
+    run.__signature__ = inspect.Signature(shown)  # pyright: ignore
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     app.command(function.__name__)(run)

@@ -1,8 +1,7 @@
-"""The commands that draw: ``generate``, ``compare``, ``attend`` and ``demo``."""
+"""The commands that draw: ``generate``, ``compare`` and ``attend``."""
 
 import json
-import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -10,21 +9,27 @@ from typing import Annotated
 from typer import Argument, Option
 
 from cones.cli import console, options
-from cones.cli.find import Searching
 
 AT_ONCE = 4  # pictures drawn between two writes
 _Over = partial(Option, rich_help_panel="Draw over a photo")
 Prompts = Annotated[list[str], Argument(help="What to draw: columns.", show_default=False)]
-Amounts = Annotated[
-    list[float] | None, Option("--amount", help="How far each concept is shut, 0 to 1 [1].")
-]
-Negative = Annotated[str | None, Option(help="What not to draw.")]
-Image = Annotated[Path | None, _Over(help="Photo to draw over (image-to-image).")]
-Inpaint = Annotated[Path | None, _Over(help="Draw only where this mask is white.")]
-Strength = Annotated[float, _Over(help="How much of the photo is drawn anew, up to 1.")]
 Photos = Annotated[Path | None, Option(help="Photos to show above.")]
 Words = Annotated[list[str] | None, Option("--word", help="Word of the prompt; repeat [all].")]
-Key = Annotated[str, Argument(help="Which of the subjects that ship with the package.")]
+
+
+@dataclass(frozen=True)
+class Drawing(options.Sampling):
+    """How pictures are drawn, and over what."""
+
+    negative_prompt: Annotated[str | None, Option(help="What not to draw.")] = None
+    strengths: Annotated[
+        list[float] | None,
+        Option("--amount", help="How far a concept is shut, 0 to 1; once for each file [1]."),
+    ] = None
+    image: Annotated[Path | None, _Over(help="Photo to draw over (image-to-image).")] = None
+    strength: Annotated[
+        float | None, _Over(help="How much of the photo is drawn anew, up to 1 [0.8].")
+    ] = None
 
 
 def generate(
@@ -32,14 +37,9 @@ def generate(
     prompt: options.Prompt,
     chosen: options.Chosen,
     output: options.Folder,
-    amount: Amounts = None,
     number: options.Number = 4,
     seed: options.Seed = 0,
-    sampling: options.Sampling,
-    negative_prompt: Negative = None,
-    image: Image = None,
-    mask_image: Inpaint = None,
-    strength: Strength = 0.8,
+    drawing: Drawing,
     loading: options.Loading,
     saving: options.Saving,
 ) -> None:
@@ -51,38 +51,28 @@ def generate(
     **Example:**  cones generate -c cat.safetensors "a V* cat in the snow" -o out/
     """
     import cones
-    from cones.drawing import save_png
+    from cones.drawing import read_record, save_png
 
-    drawing = {**asdict(sampling), "strengths": amount, "strength": strength}
-    drawing |= {"negative_prompt": negative_prompt, "image": image, "mask_image": mask_image}
-    concepts = chosen.load(prompt)
-    used = [{"words": c.prompt, "mask": c.mask.digest} for c in concepts]
-    job = {"prompt": prompt, **drawing, "model": loading.model or "built-in", "concepts": used}
+    concepts, how = chosen.load_for(prompt), asdict(drawing)
+    used = [{"words": each.prompt, "mask": each.mask.digest} for each in concepts]
+    job = {"prompt": prompt, **how, "model": loading.model or "built-in", "concepts": used}
     job = json.loads(json.dumps(job, default=str))
-    paths = {s: output / f"{s:04d}.png" for s in range(seed, seed + number)}
-    left = _missing(paths, job, saving)
-    options.require_folder(output)
+    jobs = {output / f"{s:04d}.png": {**job, "seed": s} for s in range(seed, seed + number)}
+    left = [path for path in jobs if saving.overwrite or read_record(path) != jobs[path]]
+    saving.require(*left)
+    if len(left) < number:
+        console.say(f"{number - len(left)} of {number} pictures are there already")
     with console.progress(f"finished pictures are in {output}") as progress:
         pipeline = loading.pipeline(concepts) if left else None
-        for seeds in (left[k : k + AT_ONCE] for k in range(0, len(left), AT_ONCE)):
-            pictures = cones.generate(pipeline, concepts, prompt, seeds=seeds, **drawing)
-            for each, picture in zip(seeds, pictures, strict=True):
-                save_png(picture, paths[each], {**job, "seed": each})
-            progress("pictures", left.index(seeds[-1]) + 1, len(left))
-    shown = {**job, "pictures": {each: str(path) for each, path in paths.items()}}
+        for start in range(0, len(left), AT_ONCE):
+            paths = left[start : start + AT_ONCE]
+            seeds = [jobs[path]["seed"] for path in paths]
+            pictures = cones.generate(pipeline, concepts, prompt, seeds=seeds, **how)
+            for path, picture in zip(paths, pictures, strict=True):
+                save_png(picture, path, jobs[path])
+            progress("pictures", start + len(paths), len(left))
+    shown = {**job, "pictures": {each["seed"]: str(path) for path, each in jobs.items()}}
     saving.tell(f"{number} pictures in {output}", shown)
-
-
-def _missing(paths: dict[int, Path], job: dict[str, object], saving: options.Saving) -> list[int]:
-    """List the seeds still to be drawn; refuse to replace pictures of another job."""
-    from cones.drawing import read_record
-
-    kept = {s for s, path in paths.items() if read_record(path) == {**job, "seed": s}}
-    left = [each for each in paths if saving.overwrite or each not in kept]
-    saving.require_free(*(paths[each] for each in left))
-    if len(left) < len(paths):
-        console.say(f"{len(paths) - len(left)} of {len(paths)} pictures are there already")
-    return left
 
 
 def compare(
@@ -105,21 +95,16 @@ def compare(
     **Example:**  cones compare -c cat.safetensors "a V* cat in the snow" -o sheet.png
     """
     import cones
-    from cones.demo import pictures
     from cones.drawing import save_png
-    from cones.models import model_for
-    from cones.subject import read_pixels
 
-    saving.require_file(output)
-    concepts = chosen.load(*prompts)
-    seeds = list(range(seed, seed + number))
+    saving.require(output)
+    concepts = chosen.load_for(*prompts)
     pipeline = loading.pipeline(concepts)
-    size = model_for(pipeline).size
-    above = None if photos is None else pictures(read_pixels(photos, size=size))
+    drawing = {"seeds": list(range(seed, seed + number)), **asdict(sampling)}
     with console.progress() as progress:
-        drawing = {"seeds": seeds, "progress": progress, **asdict(sampling)}
-        found = cones.compare(pipeline, concepts, prompts, **drawing)
-    save_png(found.sheet(above), output, {"prompts": prompts, "seeds": seeds, **asdict(sampling)})
+        shown = {"photos": photos, "progress": progress, **drawing}
+        sheet = cones.compare(pipeline, concepts, prompts, **shown)
+    save_png(sheet, output, {"prompts": prompts, **drawing})
     saving.tell(f"look at {output}", {"sheet": str(output)})
 
 
@@ -139,47 +124,12 @@ def attend(
     **Example:**  cones attend -c cat.safetensors "a V* cat in the snow" --word cat -o cat.png
     """
     from cones.analysis.attention import attend
-    from cones.analysis.plots import attention_rows
     from cones.drawing import save_png, sheet
 
-    saving.require_file(output)
-    concepts, words = chosen.load(prompt), word or list(dict.fromkeys(prompt.split()))
+    saving.require(output)
+    concepts, words = chosen.load_for(prompt), word or [*dict.fromkeys(prompt.split())]
     drawing = {"seed": seed, **asdict(sampling)}
-    looks = attend(loading.pipeline(concepts), concepts, prompt, words, **drawing)
-    shown = sheet(attention_rows(looks), ["the picture", *words], title=prompt)
+    rows = attend(loading.pipeline(concepts), concepts, prompt, words, **drawing)
+    shown = sheet(rows, ["the picture", *words], title=prompt)
     save_png(shown, output, {"prompt": prompt, **drawing})
     saving.tell(f"look at {output}", {"sheet": str(output)})
-
-
-def demo(
-    *,
-    subject: Key = "striped_cat",
-    output: options.Folder = Path("cones-demo"),
-    searching: Searching,
-    loading: options.Loading,
-    saving: options.Saving,
-) -> None:
-    """Show the whole job: find two subjects from photos, and draw them in new places.
-
-    Writes two concept files and sheet.png: photos, the untouched model, a random mask, the
-    concept, and both subjects together.
-
-    **Example:**  cones demo dotted_cup
-    """
-    from cones import demo as work
-
-    settings = searching.settings()
-    saving.require_file(output / work.SHEET)
-    pipeline = loading.pipeline()
-    shown = work.subjects(pipeline, subject)
-    with console.progress(f"what was found is in {output}") as progress:
-        found = work.demo(pipeline, shown, output, settings=settings, progress=progress)
-    for path in found:
-        shutil.rmtree(f"{path}.part", ignore_errors=True)
-    sheet, files = str(output / work.SHEET), [str(path) for path in found]
-    verdicts = {str(path): c.certificate.get("verdict") for path, c in found.items()}
-    told = "\n".join(f"{path}: {verdict}" for path, verdict in verdicts.items())
-    saving.tell(f"{told}\nlook at {sheet}", {"sheet": sheet, "concepts": verdicts})
-    if not saving.as_json:
-        prompt = f"{shown[0].prompt} on a beach"
-        console.suggest("cones", "generate", "-c", files[0], prompt, *loading.words, "-o", "out")

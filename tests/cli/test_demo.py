@@ -1,0 +1,87 @@
+"""``cones demo`` from end to end on a tiny random model."""
+
+import shlex
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import cones
+from cones import Subject
+from cones.drawing import read_record
+from cones.errors import SubjectError
+from fakes import SIZE, tiny_pipeline, tiny_pixels
+
+Run = Callable[..., object]
+demo = import_module("cones.cli.demo")  # whose name in the package is that of its command
+TINY = [
+    word
+    for text in ("score_steps=1", "prior_count=1", "prior_steps=1", "batch=1", "draws=2")
+    for word in ("--set", text)
+] + ["--steps", "1", "--density", "0.02"]
+
+
+@pytest.fixture
+def command(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Show two subjects in two places, in one step."""
+    cat, jar = Subject(tiny_pixels(2), "cat"), Subject(tiny_pixels(2, seed=1), "jar", "V2*")
+    monkeypatch.setattr(demo, "subjects", lambda *_: [cat, jar])
+    monkeypatch.setattr(demo, "PLACES", ("in the snow", "on the grass"))
+    monkeypatch.setattr("cones.models.sampling.STEPS", 1)
+    return ["demo", "--model", model, *TINY, "-o", str(tmp_path / "my demo")]
+
+
+def test_a_sheet_and_two_concept_files_are_written(
+    run: Run, refused: Run, command: list[str], model: str
+) -> None:
+    result, out = run(*command), Path(command[-1])
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("cat.safetensors", "jar.safetensors", "sheet.png")
+    ]
+    found = {name: cones.load(out / f"{name}.safetensors") for name in ("cat", "jar")}
+    assert [found[name].identifier for name in found] == ["V*", "V2*"]
+    with Image.open(out / "sheet.png") as sheet:
+        assert sheet.width >= 2 * SIZE
+        assert sheet.height >= 5 * SIZE
+    assert read_record(out / "sheet.png")["prompts"] == [
+        "a V* cat in the snow",
+        "a V* cat on the grass",
+        "a V* cat next to a V2* jar",
+    ]
+    assert f"{out / 'cat.safetensors'}: {found['cat'].certificate['verdict']}" in result.stdout
+    assert f"look at {out / 'sheet.png'}" in result.stdout
+    words = shlex.split(result.stdout.partition("next:")[2])
+    assert words[:5] == [
+        *("cones", "generate", "-c", str(out / "cat.safetensors"), "a V* cat on a beach")
+    ]
+    assert words[5:7] == ["--model", model]
+    refused(*command, match="--overwrite")
+
+
+def test_what_was_found_stays_after_ctrl_c(
+    run: Run, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cones, "compare", stop, raising=False)
+    out = Path(command[-1])
+    said = run(*command, code=130).stderr
+    assert f"what was found is in {out}; run the same command to go on" in said
+    assert (out / "cat.safetensors").exists()
+    assert (out / "cat.safetensors.part").exists()
+
+
+def test_an_unknown_subject_is_named_with_the_known_ones() -> None:
+    with pytest.raises(SubjectError, match="'tiger'; expected one of striped_cat, zigzag_jar"):
+        demo.subjects(tiny_pipeline(), "tiger")
+
+
+@pytest.mark.parametrize("key", demo.SUBJECTS)
+def test_photos_of_every_subject_ship_with_the_package(key: str) -> None:
+    shown, other = demo.subjects(tiny_pipeline(), key)
+    assert (len(shown), shown.noun, shown.identifier) == (5, demo.SUBJECTS[key], "V*")
+    assert other.identifier == "V2*"
+    assert other.noun != shown.noun
