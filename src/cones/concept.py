@@ -6,7 +6,7 @@ embeddings, the fingerprint of the base model, and how it was found. The file is
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cones.errors import MaskError, SubjectError
+from cones.files import write_atomic
 from cones.fingerprint import Fingerprint
 from cones.mask import Mask
 from cones.subject import check_words, with_article
@@ -133,11 +134,6 @@ class Concept:
         return self.words[0].identifier
 
     @property
-    def noun(self) -> str:
-        """The noun of the first word."""
-        return self.words[0].noun
-
-    @property
     def prompt(self) -> str:
         """Name every subject, such as ``a V* cat and a V2* dog``."""
         return " and ".join(word.phrase for word in self.words)
@@ -173,9 +169,11 @@ class Concept:
         Raises:
             FileError: The file could not be read back, for example settings nested too deep.
         """
-        from cones.concept_file import save
+        from cones.concept_file import dumps
 
-        return save(self, path)
+        data = dumps(self)
+        write_atomic(Path(path), data)
+        return len(data)
 
     def applied(self, pipeline: object, *, strength: float = 1.0) -> AbstractContextManager[None]:
         """Shut the neurons and register the words while the context is open.
@@ -190,15 +188,17 @@ class Concept:
 
     def __or__(self, other: "Concept") -> "Concept":
         """Hold both subjects ("concatenation", Sec. 3.2)."""
-        return self._combined(other, "union", Mask.__or__, self.words + other.words)
+        words = self.words + other.words
+        return self._combined(other, "union", self.mask | other.mask, words)
 
     def __and__(self, other: "Concept") -> "Concept":
         """Keep the neurons that both subjects share (Fig. 4a)."""
-        return self._combined(other, "intersection", Mask.__and__, self.words + other.words)
+        words = self.words + other.words
+        return self._combined(other, "intersection", self.mask & other.mask, words)
 
     def __sub__(self, other: "Concept") -> "Concept":
         """Keep the neurons that only the first has."""
-        return self._combined(other, "difference", Mask.__sub__, self.words)
+        return self._combined(other, "difference", self.mask - other.mask, self.words)
 
     def __repr__(self) -> str:
         """Summarise in one line."""
@@ -206,32 +206,24 @@ class Concept:
 
     def __str__(self) -> str:
         """Show words, density, base, settings and certificate, one a line."""
-        blocks: dict[str, Json] = {
-            "": {
-                "neurons": f"{len(self.mask):,} of {self.mask.total:,} weights",
-                "levels": ", ".join(f"{d:.3%}" for d in self.densities),
-                "base": self.base.model,
-            },
-            "settings": self.settings,
-            "certificate": self.certificate,
+        about = {
+            "neurons": f"{len(self.mask):,} of {self.mask.total:,} weights",
+            "levels": ", ".join(f"{density:.3%}" for density in self.densities),
+            "base": self.base.model,
         }
-        lines = [self.prompt]
-        for title, entries in blocks.items():
-            lines += [f"{title}:"] if title and entries else []
+        blocks = {"settings:": self.settings, "certificate:": self.certificate}
+        lines = []
+        for title, entries in {self.prompt: about, **blocks}.items():
+            lines += [title] if entries else []
             lines += [f"  {key:<16} {_shown(value)}" for key, value in entries.items()]
         return "\n".join(lines)
 
     def _combined(
-        self,
-        other: "Concept",
-        how: str,
-        operator: Callable[[Mask, Mask], Mask],
-        words: tuple[Word, ...],
+        self, other: "Concept", how: str, mask: Mask, words: tuple[Word, ...]
     ) -> "Concept":
         self.base.require(other.base)
         parts = [{"words": c.prompt, "mask": c.mask.digest} for c in (self, other)]
-        settings = {"combined": how, "parts": parts}
-        return Concept((operator(self.mask, other.mask),), words, self.base, settings)
+        return Concept((mask,), words, self.base, {"combined": how, "parts": parts})
 
 
 def _told_apart(words: tuple[Word, ...]) -> tuple[Word, ...]:
@@ -240,10 +232,10 @@ def _told_apart(words: tuple[Word, ...]) -> tuple[Word, ...]:
     for word in words:
         known = found.setdefault(word.identifier, word)
         if not known.same_as(word):
-            other = f"another {word.noun}" if known.noun == word.noun else with_article(word.noun)
+            names = f"{with_article(known.noun)} and {with_article(word.noun)}"
             raise MaskError(
-                f"{word.identifier!r} names {with_article(known.noun)} and {other}; expected one "
-                "identifier per subject; rename one with concept.renamed('V2*')"
+                f"{word.identifier!r} names {names}; expected one identifier per subject; rename "
+                "one with concept.renamed('V2*')"
             )
     return tuple(found.values())
 

@@ -25,12 +25,17 @@ def encode(indices: Int64[Tensor, " count"]) -> bytes:
     whole, rest = np.divmod(skipped, SKIP)
     gaps = np.full(len(skipped) + int(whole.sum()), SKIP, dtype=np.uint8)
     gaps[np.cumsum(whole + 1) - 1] = rest
-    return deflate(gaps)
+    press = zlib.compressobj(level=9, wbits=-15, memLevel=9, strategy=zlib.Z_HUFFMAN_ONLY)
+    return press.compress(gaps.tobytes()) + press.flush()
 
 
 def decode(data: bytes, *, count: int, numel: int) -> Int64[Tensor, " count"]:
-    """Read ``count`` positions in ``[0, numel)``, or raise FileError if there are others."""
-    gaps = inflate(data, count + numel // SKIP)
+    """Read ``count`` positions in ``[0, numel)``.
+
+    Raises:
+        FileError: There are others, or they are not laid out so.
+    """
+    gaps = _inflated(data, count + numel // SKIP)
     ends = gaps != SKIP
     found = int(ends.sum())
     if found != count or (len(gaps) and not ends[-1]):
@@ -38,24 +43,18 @@ def decode(data: bytes, *, count: int, numel: int) -> Int64[Tensor, " count"]:
             f"a parameter holds {found} positions, or ends within one; expected {count}; fetch "
             "the file again"
         )
-    places = gaps + ends.astype(np.int64)  # a skip is 255 further, an end its byte and one more
-    positions = np.cumsum(places, out=places)[ends]
-    positions -= 1
+    steps = gaps + ends.astype(np.int64)  # a skip is 255 further, an end its byte and one more
+    positions = np.cumsum(steps, out=steps)[ends] - 1
+    if count and positions[-1] >= numel:
+        raise FileError(
+            f"a position is {positions[-1]}; expected less than {numel}; ask whoever wrote "
+            "the file"
+        )
     return torch.from_numpy(positions)
 
 
-def deflate(data: np.ndarray) -> bytes:
-    """Code bytes as one raw DEFLATE stream, Huffman codes only."""
-    press = zlib.compressobj(level=9, wbits=-15, memLevel=9, strategy=zlib.Z_HUFFMAN_ONLY)
-    return press.compress(data.tobytes()) + press.flush()
-
-
-def inflate(data: bytes, most: int) -> np.ndarray:
-    """Read one whole stream of at most ``most`` bytes, and of 8 for each of its own.
-
-    Raises:
-        FileError: It is no such stream, longer, or something follows it.
-    """
+def _inflated(data: bytes, most: int) -> np.ndarray:
+    """Read one whole DEFLATE stream of at most ``most`` bytes, and of 8 for each of its own."""
     stream, most = zlib.decompressobj(wbits=-15), min(most, PER_BYTE * len(data))
     try:
         found = stream.decompress(data, most + 1)

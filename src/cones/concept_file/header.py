@@ -1,8 +1,8 @@
 """The header of a concept file, checked by one schema before anything is built from it.
 
 Types are strict, keys are known and unique, numbers are finite, strings are short and printable
-(they reach the terminal), nesting is shallow. The bounds on sizes follow from the length of the
-file, so a small file cannot ask for much memory.
+(they reach the terminal), nesting is shallow. What the header asks for is bounded here, what the
+positions take by the codec, so a small file cannot take much memory.
 """
 
 import hashlib
@@ -13,14 +13,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cones.concept_file.gaps import PER_BYTE
 from cones.errors import FileError
 
-VERSION = 3
+VERSION = 4
 MOST_HEADER = 2 << 20  # bytes
 MOST_WEIGHTS = 1 << 40
 MOST_DEPTH = 8  # of settings and certificate
-SLACK = 1 << 16  # positions that any file may hold
 
 
 def _plain(value: object, depth: int = 0) -> object:
@@ -39,8 +37,8 @@ def _plain(value: object, depth: int = 0) -> object:
 
 Text = Annotated[str, Field(max_length=1000), AfterValidator(_plain)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}$")]
-Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=MOST_WEIGHTS)]
+Levels = Annotated[list[Count], Field(max_length=16)]
 Json = Annotated[dict[str, object], AfterValidator(_plain)]
 
 
@@ -49,18 +47,12 @@ class _Strict(BaseModel):
 
 
 class Parameter(_Strict):
-    """A searched parameter and its piece of the positions."""
+    """A searched parameter: neurons and bytes of every level, the densest first."""
 
     name: Name
     shape: Annotated[list[Count], Field(max_length=8)]
-    count: Count
-    bytes: Count
-
-    @model_validator(mode="after")
-    def _fits(self) -> "Parameter":
-        if self.count > min(math.prod(self.shape), PER_BYTE * self.bytes):
-            raise ValueError("a count that shape and bytes can hold expected")
-        return self
+    counts: Levels
+    bytes: Levels
 
 
 class Named(_Strict):
@@ -75,8 +67,7 @@ class Base(_Strict):
     """The fingerprint of the base model."""
 
     model: Text
-    layout: Hash
-    weights: Annotated[str, Field(pattern=r"^(bfloat16|float16|float32):[0-9a-f]{64}$")]
+    weights: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     signs: Annotated[str, Field(pattern=r"^[0-9a-f]{256}$")]
 
 
@@ -91,16 +82,15 @@ class Entry(_Strict):
 class Header(_Strict):
     """All that a file says of itself."""
 
-    version: Literal[3]
+    version: Literal[4]
     codec: Name
+    levels: Annotated[int, Field(ge=1, le=16)]
     parameters: Annotated[list[Parameter], Field(max_length=4096)]
-    levels: Annotated[list[Count], Field(min_length=1, max_length=16)]
     words: Annotated[list[Named], Field(min_length=1, max_length=64)]
     base: Base
     settings: Json
     certificate: Json
     tensors: dict[Name, Entry]
-    size: int
 
     @model_validator(mode="after")
     def _agrees(self) -> "Header":
@@ -108,8 +98,8 @@ class Header(_Strict):
             raise ValueError("every parameter once expected")
         if sum(math.prod(p.shape) for p in self.parameters) > MOST_WEIGHTS:
             raise ValueError(f"at most {MOST_WEIGHTS} weights expected")
-        if sum(self.levels) > PER_BYTE * self.size + SLACK:
-            raise ValueError(f"levels of at most {PER_BYTE} positions a byte expected")
+        if {len(each) for p in self.parameters for each in (p.counts, p.bytes)} - {self.levels}:
+            raise ValueError("a count and bytes for every level expected")
         return self
 
 
@@ -140,7 +130,7 @@ def read_header(data: bytes) -> Header:
         )
     found = _parsed(text.encode("utf-8", "surrogatepass"))
     try:
-        return Header.model_validate({**found, "tensors": tensors, "size": len(data)})
+        return Header.model_validate({**found, "tensors": tensors})
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "header"
@@ -153,7 +143,7 @@ def read_header(data: bytes) -> Header:
 def _parsed(text: bytes) -> dict[str, object]:
     """Parse a JSON object that can be read in one way only."""
     try:
-        found = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
+        found = json.loads(text, object_pairs_hook=_unique)
         if isinstance(found, dict):
             return found
         why = "no object"
@@ -169,10 +159,6 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(found) < len(pairs):
         raise ValueError(f"a key twice among {list(found)[:9]}")
     return found
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number")
 
 
 def _short(value: object) -> str:
