@@ -9,13 +9,13 @@ import pytest
 
 import cones
 
-SOURCE = Path(cones.__file__)
+STUB = Path(cones.__file__).with_suffix(".pyi")
 
 
 def test_every_public_name_is_where_type_checkers_look_for_it() -> None:
     seen = {
         alias.asname: node.module
-        for node in ast.walk(ast.parse(SOURCE.read_text()))
+        for node in ast.walk(ast.parse(STUB.read_text()))
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("cones.")
         for alias in node.names
         if alias.asname == alias.name

@@ -100,28 +100,6 @@ def test_a_random_mask_keeps_counts_and_is_uniform(count: int, numel: int) -> No
         assert len({draw.digest for draw in draws}) == 50
 
 
-def test_a_matched_mask_has_the_same_magnitudes_elsewhere() -> None:
-    generator = torch.Generator().manual_seed(0)
-    weights = {"w": torch.randn(100, 100, generator=generator)}
-    mask = Mask.where({"w": weights["w"].abs() > 1.5})
-    matched = mask.matched_like(weights, generator)
-    sizes = [weights["w"].view(-1)[m.indices["w"]].abs() for m in (mask, matched)]
-    assert len(matched) == len(mask)
-    torch.testing.assert_close(sizes[0].mean(), sizes[1].mean(), rtol=0.02, atol=0)
-    few = Mask.where({"w": (weights["w"].abs() > 1.5) & (weights["w"].abs() < 1.8)})
-    elsewhere = few.matched_like(weights, generator)
-    assert len(few & elsewhere) < len(few)
-    assert weights["w"].view(-1)[elsewhere.indices["w"]].abs().min() > 1.3
-
-
-def test_restricted_forgets_the_rest() -> None:
-    mask = Mask({"a": (4,), "b": (2,)}, {"a": torch.tensor([1]), "b": torch.tensor([0, 1])})
-    assert list(mask.restricted(["b"])) == ["b"]
-    assert mask.restricted(["b"]) | mask.restricted(["a"]) == mask
-    with pytest.raises(MaskError, match="'x' was not searched"):
-        mask.restricted(["b", "x"])
-
-
 def test_two_shapes_of_one_name_are_refused() -> None:
     a, b = Mask.empty({"w": (2, 3)}), Mask.empty({"w": (3, 2)})
     for operation in ("__or__", "__and__", "__sub__", "__xor__", "__le__"):

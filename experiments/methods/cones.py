@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
-from cones import Concept, Settings, Subject, find, find_jointly
+from cones import Concept, Mask, Settings, Subject, find, find_jointly
 from cones.concept import Json
 from experiments.lab import Lab
 from experiments.methods.fits import Task, fitted
@@ -19,6 +20,7 @@ from experiments.methods.learnt import Fitted, Shut, untouched
 from experiments.subjects import Example
 
 DEFAULT, PAPER = Settings(), Settings.paper()
+BINS = 64  # of |theta| in one parameter
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ class Control:
         masks = [
             concept.mask.random_like(draw)
             if self.kind == "random"
-            else concept.mask.matched_like(lab.model.weights(), draw)
+            else matched(concept.mask, lab.model.weights(), draw)
             for concept in found.concepts
         ]
         pairs = zip(found.concepts, masks, strict=True)
@@ -175,6 +177,23 @@ class Control:
         pixels = example.stranger(lab.model.size)
         subject = Subject(pixels, example.noun, example.identifier)
         return Cones(self.budget, self.settings).searched(lab, example, subject, seed)
+
+
+def matched(mask: Mask, weights: Mapping[str, Tensor], generator: torch.Generator) -> Mask:
+    """Draw a mask with the same counts whose ``|theta|`` are distributed as in ``mask``.
+
+    In each parameter, the equally full bins of ``|theta|`` get as many neurons as they have there.
+    """
+    drawn = {}
+    for name in sorted(mask):
+        order = weights[name].detach().abs().reshape(-1).argsort(stable=True).cpu()
+        held = torch.isin(order, mask.indices[name])
+        parts = [
+            each[torch.randperm(len(each), generator=generator)[: int(hit.sum())]]
+            for each, hit in zip(order.chunk(BINS), held.chunk(BINS), strict=True)
+        ]
+        drawn[name] = torch.cat(parts).sort().values
+    return Mask(mask.shapes, drawn)
 
 
 def joined(parts: list[Shut]) -> Shut:

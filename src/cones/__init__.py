@@ -5,24 +5,6 @@ The public names, in the order in which one meets them. They are imported when f
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from cones.concept import Concept as Concept
-    from cones.concept import Word as Word
-    from cones.concept_file import load as load
-    from cones.drawing import compare as compare
-    from cones.drawing import generate as generate
-    from cones.errors import ConesError as ConesError
-    from cones.exporting import export as export
-    from cones.intervention import Intervention as Intervention
-    from cones.intervention import shut as shut
-    from cones.mask import Mask as Mask
-    from cones.models.loading import load_pipeline as load_pipeline
-    from cones.search.find import find as find
-    from cones.search.find import find_jointly as find_jointly
-    from cones.search.settings import Settings as Settings
-    from cones.subject import Subject as Subject
 
 __version__ = "0.2.0"
 
@@ -39,7 +21,6 @@ _HOMES = {
     "compare": "drawing",
     "export": "exporting",
     "Mask": "mask",
-    "Intervention": "intervention",
     "shut": "intervention",
     "ConesError": "errors",
 }

@@ -1,4 +1,4 @@
-"""What to write at the concept neurons, and how to take it back bit for bit.
+"""Write zeros at the concept neurons, and take them back bit for bit.
 
 ``with shut(unet, mask):`` is the whole editor: ``theta`` becomes ``M * theta`` (Sec. 3.2) while
 the context is open. Writes are in place on the parameters themselves: a compiled model is not
@@ -10,13 +10,11 @@ what they were before the first. One thread at a time may change a model: anothe
 import math
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from cones.errors import InterventionError, MaskError
 from cones.mask import Mask
@@ -25,32 +23,46 @@ WRITABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(eq=False)
-class _Layer:
-    """One intervention on one parameter: where it wrote, and what was there before."""
+class _Change:
+    """An open context: what it changes, and what was there before."""
 
-    positions: Int64[Tensor, " neurons"]
-    saved: Float[Tensor, " neurons"]
+    weights: Mapping[str, Tensor]
+    mask: Mask
+    strength: float
+    parameters: frozenset[int]  # ids of all parameters of the module
+    thread: threading.Thread = field(default_factory=threading.current_thread)
+    saved: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+
+    def write(self) -> None:
+        for name, weight in self.weights.items():
+            positions = self.mask.indices[name]
+            theta = weight.detach().reshape(-1)[positions.to(weight.device)]
+            self.saved.append((weight, positions, theta))
+            _put(weight, positions, _shrunk(theta, self.strength))
+
+    def restore(self) -> None:
+        while self.saved:
+            _put(*self.saved.pop())  # the last first, as weights may be tied
 
 
-_LOCK = threading.RLock()  # held while weights are written, not while a context is open
-# Every open context: who opened it, and the ids of all parameters of its module.
-_USES: list[tuple[threading.Thread, frozenset[int]]] = []
-# The layers now lying on each parameter, oldest first: lets them be lifted in any order.
-_LAYERS = WeakTensorKeyDictionary()
+_OPEN: list[_Change] = []  # oldest first
+_LOCK = threading.Lock()  # held while _OPEN or weights are written, not while a context is open
 
 
-def shut(module: nn.Module, mask: Mask, *, strength: float = 1.0) -> AbstractContextManager[None]:
+@contextmanager
+def shut(module: nn.Module, mask: Mask, *, strength: float = 1.0) -> Iterator[None]:
     """Shut the concept neurons while the context is open (``M * theta``, Sec. 3.2).
 
     Args:
         module: What holds the parameters of the mask, such as ``pipeline.unet``.
         mask: The concept neurons.
-        strength: 1 writes 0, smaller values shrink to ``(1 - strength) * theta``.
+        strength: 1 writes 0, others ``(1 - strength) * theta``, rounded once to the weight's
+            dtype; 0 changes nothing.
 
     Raises:
         MaskError: ``module`` lacks a parameter of ``mask`` or holds it in another shape.
-        InterventionError: A weight cannot be written, or another thread has changed this
-            module. Nothing has been changed in either case.
+        InterventionError: ``strength`` is not finite, a weight cannot be written, or another
+            thread has changed this module. Nothing has been changed in any of these cases.
 
     Example:
         >>> layer = nn.Linear(2, 1, bias=False)
@@ -58,75 +70,39 @@ def shut(module: nn.Module, mask: Mask, *, strength: float = 1.0) -> AbstractCon
         ...     layer.weight[0, 1].item()
         0.0
     """
-    return Intervention(mask, strength=strength).applied(module)
-
-
-@dataclass(frozen=True, eq=False)
-class Intervention:
-    """A mask and what to write there: ``theta + strength * (value - theta)``.
-
-    Attributes:
-        mask: The concept neurons.
-        values: One value per neuron, by parameter name, in the order of ``mask.indices``. None
-            is zero everywhere, which is shutting.
-        strength: 0 changes nothing, 1 writes the values themselves; others interpolate or
-            extrapolate, rounded once to the dtype of the model.
-
-    Raises:
-        InterventionError: Values do not match the mask, or ``strength`` is not finite.
-    """
-
-    mask: Mask
-    values: Mapping[str, Float[Tensor, " _"]] | None = None
-    strength: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuse values that do not match the mask."""
-        if not math.isfinite(self.strength):
-            raise InterventionError(
-                f"strength is {self.strength}; expected a finite number; 1 shuts completely"
-            )
-        expected = {name: (len(index),) for name, index in self.mask.indices.items()}
-        found = {name: tuple(value.shape) for name, value in (self.values or {}).items()}
-        if self.values is not None and found != expected:
-            names = expected.keys() | found.keys()
-            odd = min(name for name in names if expected.get(name) != found.get(name))
-            raise InterventionError(
-                f"values of {odd!r} have shape {found.get(odd, 'absent')}; expected "
-                f"{expected.get(odd, 'absent')}; give one value per neuron of the mask"
-            )
-
-    @contextmanager
-    def applied(self, module: nn.Module) -> Iterator[None]:
-        """Write on entering, restore the exact bits on leaving; raises what :func:`shut` does."""
-        layers: list[tuple[Tensor, _Layer]] = []
+    if not math.isfinite(strength):
+        raise InterventionError(
+            f"strength is {strength}; expected a finite number; 1 shuts completely"
+        )
+    with _LOCK:
+        weights = _writable(module, mask)
+        change = _Change(weights, mask, strength, frozenset(map(id, module.parameters())))
+        _require_one_thread(change)
+        _OPEN.append(change)
+    try:
         with _LOCK:
-            weights = _writable(module, self.mask)
-            use = _claimed(module)
-        try:
-            with _LOCK, torch.no_grad():
-                for name, weight in weights.items():
-                    positions = self.mask.indices[name].to(weight.device)
-                    layer = _Layer(positions, weight.detach().reshape(-1)[positions])
-                    _LAYERS[weight] = [*(_LAYERS.get(weight) or []), layer]
-                    layers.append((weight, layer))
-                    _write(weight, positions, self._written(name, layer.saved))
-            yield
-        finally:
-            with _LOCK, torch.no_grad():
-                _USES.remove(use)
-                while layers:
-                    weight, layer = layers.pop()
-                    _write(weight, *_lifted(weight, layer))
+            change.write()
+        yield
+    finally:
+        with _LOCK:
+            _undo(change)
 
-    def _written(self, name: str, theta: Tensor) -> Tensor:
-        value = torch.zeros_like(theta)
-        if self.values is not None:
-            value = self.values[name].to(theta.device)
-        if self.strength in (0, 1):  # exact, where theta is not finite too
-            return value if self.strength else theta
-        wide = torch.promote_types(theta.dtype, torch.float32)
-        return theta.to(wide).lerp(value.to(wide), self.strength)
+
+def _undo(change: _Change) -> None:
+    """Take back a change, also from under those that were made since."""
+    since = _OPEN[_OPEN.index(change) + 1 :]
+    since = [each for each in since if each.parameters & change.parameters]
+    for each in [*reversed(since), change]:
+        each.restore()
+    _OPEN.remove(change)
+    for each in since:
+        each.write()
+
+
+def _shrunk(theta: Tensor, strength: float) -> Tensor:
+    if strength in (0, 1):  # exact, where theta is not finite too
+        return torch.zeros_like(theta) if strength else theta
+    return theta.to(torch.promote_types(theta.dtype, torch.float32)) * (1 - strength)
 
 
 def _writable(module: nn.Module, mask: Mask) -> dict[str, Tensor]:
@@ -153,35 +129,17 @@ def _writable(module: nn.Module, mask: Mask) -> dict[str, Tensor]:
     return {name: weights[name] for name in mask}
 
 
-def _claimed(module: nn.Module) -> tuple[threading.Thread, frozenset[int]]:
-    """Note that this thread changes ``module``, or refuse if another thread does."""
-    thread, parameters = threading.current_thread(), frozenset(map(id, module.parameters()))
-    for other, taken in _USES:
-        if other is not thread and taken & parameters:
+def _require_one_thread(change: _Change) -> None:
+    """Refuse what another thread has changed."""
+    for other in _OPEN:
+        if other.thread is not change.thread and other.parameters & change.parameters:
             raise InterventionError(
-                f"the model is already changed by thread {other.name!r}; expected one thread at a "
-                "time; wait until its context has ended, or give each thread its own model"
+                f"the model is already changed by thread {other.thread.name!r}; expected one "
+                "thread at a time; wait until its context has ended, or give each its own model"
             )
-    _USES.append((thread, parameters))
-    return _USES[-1]
 
 
-def _write(weight: Tensor, positions: Tensor, values: Tensor) -> None:
+def _put(weight: Tensor, positions: Tensor, values: Tensor) -> None:
     """Copy ``values`` to flat row-major ``positions`` of ``weight`` itself."""
-    positions, values = positions.to(weight.device), values.to(weight)
-    weight = weight.detach()  # shares the version counter: a stale backward pass is refused
-    weight[torch.unravel_index(positions, weight.shape)] = values
-
-
-def _lifted(weight: Tensor, layer: _Layer) -> tuple[Tensor, Tensor]:
-    """Take a layer off its stack: later layers inherit what they cover, the rest is returned."""
-    stack = _LAYERS[weight]
-    at = stack.index(layer)
-    positions, saved = layer.positions, layer.saved
-    for later in stack[at + 1 :]:
-        covered = torch.isin(positions, later.positions, assume_unique=True)
-        heirs = torch.searchsorted(later.positions, positions[covered])
-        later.saved[heirs] = saved[covered]
-        positions, saved = positions[~covered], saved[~covered]
-    del stack[at]
-    return positions, saved
+    places = torch.unravel_index(positions.to(weight.device), weight.shape)
+    weight.detach()[places] = values.to(weight)  # counts as a write: stale backwards are refused

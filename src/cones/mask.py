@@ -15,12 +15,11 @@ from functools import cached_property, partial
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from cones.errors import MaskError
 
-BINS = 64  # of |theta| in one parameter, equally full, for matched_like
 NONE = torch.empty(0, dtype=torch.int64)
 
 
@@ -97,44 +96,14 @@ class Mask:
             hit.view(-1)[self.indices[name]] = True
         return found
 
-    def restricted(self, names: Iterable[str]) -> "Mask":
-        """Keep only the parameters ``names``, in the order of this mask; the rest is forgotten."""
-        kept = set(names)
-        if unknown := sorted(kept - self.shapes.keys()):
-            raise MaskError(
-                f"{unknown[0]!r} was not searched ({len(unknown)} such names); expected some of "
-                f"the {len(self.shapes)} names in mask.shapes; take names from there"
-            )
-        shapes = {name: shape for name, shape in self.shapes.items() if name in kept}
-        return Mask(shapes, {name: self.indices[name] for name in shapes})
-
     def random_like(self, generator: torch.Generator) -> "Mask":
         """Draw a mask with the same count in every parameter, positions uniform."""
-        counts = {name: len(self.indices[name]) for name in sorted(self)}  # order must not matter
-        drawn = {n: _draw(c, math.prod(self.shapes[n]), generator) for n, c in counts.items()}
-        return Mask(self.shapes, drawn)
-
-    def matched_like(
-        self, weights: Mapping[str, Float[Tensor, "..."]], generator: torch.Generator
-    ) -> "Mask":
-        """Draw a mask with the same counts whose ``|theta|`` are distributed as in this one.
-
-        A stricter control than :meth:`random_like`: in each parameter, the 64 equally full bins
-        of ``|theta|`` get as many neurons as they have here.
-        """
-        drawn = {}
-        for name in sorted(self):
-            order = weights[name].detach().abs().reshape(-1).cpu().argsort(stable=True)
-            rank = torch.empty_like(order)
-            rank[order] = torch.arange(len(order))
-            edges = torch.linspace(0, len(order), BINS + 1).long()
-            bins = torch.bucketize(rank[self.indices[name]], edges, right=True) - 1
-            counts = bins.bincount(minlength=BINS).tolist()
-            parts = [
-                order[low + _draw(count, int(high - low), generator)]
-                for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True)
-            ]
-            drawn[name] = torch.cat(parts).sort().values
+        seed = int(torch.randint(2**62, (), generator=generator))
+        draw, drawn = np.random.default_rng(seed), {}
+        for name in sorted(self):  # the order of the parameters must not matter
+            numel, count = math.prod(self.shapes[name]), len(self.indices[name])
+            places = draw.choice(numel, count, replace=False, shuffle=False)
+            drawn[name] = torch.from_numpy(np.sort(places))
         return Mask(self.shapes, drawn)
 
     @cached_property
@@ -196,8 +165,8 @@ class Mask:
 
     def __repr__(self) -> str:
         """Summarise size and density in one line."""
-        where = f"{len(self.shapes)} parameters"
-        return f"Mask({len(self):,} of {self.total:,} weights, {self.density:.2%}, in {where})"
+        size = f"{len(self):,} of {self.total:,} weights, {self.density:.2%}"
+        return f"Mask({size}, in {len(self.shapes)} parameters)"
 
     def _combined(
         self, other: "Mask", operation: Callable[..., np.ndarray], names: Iterable[str]
@@ -213,15 +182,3 @@ class Mask:
         pairs = {n: (self.indices.get(n, NONE), other.indices.get(n, NONE)) for n in shapes}
         found = {n: operation(a.numpy(), b.numpy()) for n, (a, b) in pairs.items()}
         return Mask(shapes, {n: torch.from_numpy(index) for n, index in found.items()})
-
-
-def _draw(count: int, numel: int, generator: torch.Generator) -> Int64[Tensor, " count"]:
-    """Draw ``count`` different positions below ``numel``, in memory proportional to ``count``."""
-    if numel <= 8 * count:
-        return torch.randperm(numel, generator=generator)[:count].sort().values
-    drawn = NONE
-    while len(drawn) < count:
-        more = torch.randint(numel, (count + count // 4,), generator=generator)
-        drawn = torch.cat([drawn, more]).unique()
-    kept = torch.randperm(len(drawn), generator=generator)[:count]
-    return drawn[kept].sort().values
