@@ -10,8 +10,7 @@ import pandas as pd
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
-from cones.analysis.attention import attend, recorded, share_inside, token_positions
-from cones.analysis.plots import attention_rows
+from cones.analysis.attention import attend, recorded, token_positions
 from cones.drawing import save_png, sheet
 from cones.search.loss import draw, examples, predicted
 from experiments.lab import Lab
@@ -55,7 +54,7 @@ def heard(lab: Lab, found: Fitted, example: Example) -> list[Row]:
             for kind, word in (("identifier", example.identifier), ("noun", example.noun)):
                 looked = listening.map(token_positions(lab.pipeline, example.phrase, word))
                 inside = adaptive_avg_pool2d(mask[None], looked.shape[-2:])[0].to(looked)
-                share = float(share_inside(looked, inside.expand_as(looked)).mean())
+                share = float(((looked * inside).sum((1, 2)) / looked.sum((1, 2))).mean())
                 rows.append({"word": kind, "share": share, "area": float(mask.mean())})
     return rows
 
@@ -81,8 +80,8 @@ def figure(table: pd.DataFrame, lab: Lab, docs: Path) -> None:
     concepts = shut(learn(lab, "cones", [example])).concepts
     words, said = [example.identifier, example.noun], prompt([example.phrase])
     steps = lab.effort.inference_steps
-    looks = attend(lab.pipeline, concepts, said, words, num_inference_steps=steps)
-    page = sheet(attention_rows(looks), ["picture", *words], title=said)
+    rows = attend(lab.pipeline, concepts, said, words, num_inference_steps=steps)
+    page = sheet(rows, ["picture", *words], title=said)
     save_png(page, docs / "attention.png", {"prompt": said})
 
 

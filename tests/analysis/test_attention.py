@@ -5,17 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.models.attention_processor import Attention
+from PIL import Image
 from torch import Tensor, nn
 
-from cones.analysis.attention import (
-    Recording,
-    attend,
-    attention,
-    recorded,
-    share_inside,
-    token_positions,
-)
-from cones.analysis.plots import attention_rows, overlay
+from cones.analysis.attention import Recording, attend, overlay, recorded, token_positions
 from cones.concept import Concept, Word
 from cones.errors import ModelError, PromptError
 from cones.fingerprint import Fingerprint
@@ -77,21 +71,27 @@ def test_maps_are_those_of_the_attention_processor() -> None:
     with recorded(pipeline.unet, images=1) as recording:
         pipeline.unet(*given)
     layers = {n: p for n, p in pipeline.unet.named_modules() if n.endswith("attn2")}
-    assert sorted(recording.sums) == sorted(layers)
+    assert sorted(recording) == sorted(layers)
     for name, layer in layers.items():
         reference, own = Reference(), layer.processor
         layer.set_processor(reference)
         pipeline.unet(*given)
         layer.set_processor(own)
-        torch.testing.assert_close(recording.sums[name], reference.seen[0][-1:], atol=1e-6, rtol=0)
+        expected = reference.seen[0][-1:].mean(1)  # over heads
+        torch.testing.assert_close(recording[name], expected, atol=1e-6, rtol=0)
 
 
+@torch.no_grad()
 def test_attention_by_hand() -> None:
+    net = nn.ModuleList([Attention(4, 4, heads=2, dim_head=2)])  # scales by 1 / sqrt(2)
+    for name in ("to_q", "to_k"):
+        net[0].get_submodule(name).weight.copy_(torch.eye(4))
     query = torch.tensor([[[1.0, 0.0, 0.0, 2.0]]])
     key = torch.tensor([[[1.0, 5.0, 3.0, 0.0], [0.0, 7.0, 9.0, 1.0]]])
-    found = attention(query, key, heads=2, scale=0.5)
-    expected = torch.tensor([[0.5, 0.0], [0.0, 1.0]]).exp()
-    torch.testing.assert_close(found[0, :, 0], expected / expected.sum(1, keepdim=True))
+    with recorded(net, images=1) as recording:
+        net[0](query, key)
+    expected = torch.tensor([[1.0, 0.0], [0.0, 2.0]]).div(2**0.5).softmax(1).mean(0)
+    torch.testing.assert_close(recording["0"], expected[None, None])
 
 
 @torch.no_grad()
@@ -109,18 +109,15 @@ def test_passes_are_averaged() -> None:
     torch.testing.assert_close(both.map([2]), torch.stack(alone).mean(0))
 
 
-def test_layers_heads_and_tokens_are_averaged() -> None:
-    values = torch.arange(2 * 4 * 3, dtype=torch.float).reshape(1, 2, 4, 3)
-    coarse = torch.full((1, 2, 1, 3), 5.0)
-    recording = Recording({"fine": 2 * values, "coarse": coarse}, {"fine": 2, "coarse": 1})
-    one = recording.map([1], layers=["fin"], heads=[1])
-    assert one.tolist() == [[[13.0, 16.0], [19.0, 22.0]]]
-    two = recording.map([0, 2], layers=["fine"])
-    assert two.tolist() == [[[7.0, 10.0], [13.0, 16.0]]]
-    assert recording.map([0, 2]).tolist() == [[[6.0, 7.5], [9.0, 10.5]]]
-    with pytest.raises(ModelError, match="expected parts of fine, coarse"):
-        recording.map([0], layers=["middle"])
-    with pytest.raises(ModelError, match="nothing was drawn"):
+def test_layers_and_tokens_are_averaged() -> None:
+    shares = torch.tensor([[[0.5, 0.2, 0.3], [0.1, 0.8, 0.1], [0.2, 0.4, 0.4], [0.0, 0.0, 1.0]]])
+    recording = Recording(fine=2 * shares)  # of two passes
+    expected = torch.tensor([[[0.2, 0.8], [0.4, 0.0]]])
+    torch.testing.assert_close(recording.map([1]), expected)
+    torch.testing.assert_close(recording.map([0, 2]), (1 - expected) / 2)
+    recording["coarse"] = torch.tensor([[[1.0, 0.6, 0.4]]])
+    torch.testing.assert_close(recording.map([1]), (expected + 0.3) / 2)
+    with pytest.raises(ModelError, match="found no attention"):
         Recording().map([0])
 
 
@@ -131,7 +128,8 @@ def test_pictures_are_the_same_bits_while_recording_and_no_hook_survives() -> No
     with recorded(pipeline.unet, images=1) as recording:
         again = sample(pipeline, ["a cat"], **draw)[0]
     assert np.array_equal(np.asarray(plain), np.asarray(again))
-    assert set(recording.passes.values()) == {3}
+    for sums in recording.values():
+        torch.testing.assert_close(sums.sum(2), torch.full(sums.shape[:2], 3.0))
     with pytest.raises(ZeroDivisionError), recorded(pipeline.unet, images=1):
         raise ZeroDivisionError
     assert hooks(pipeline.unet) == 0
@@ -139,17 +137,10 @@ def test_pictures_are_the_same_bits_while_recording_and_no_hook_survives() -> No
 
 def test_a_network_without_cross_attention_is_refused() -> None:
     with (
-        pytest.raises(ModelError, match="found 0 cross-attention layers"),
+        pytest.raises(ModelError, match="found no cross-attention layer"),
         recorded(nn.Linear(2, 2), images=1),
     ):
         pass
-
-
-def test_share_inside_is_a_share() -> None:
-    found = torch.tensor([[[1.0, 3.0], [4.0, 2.0]], [[1.0, 0.0], [0.0, 0.0]]])
-    inside = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 1.0]]])
-    assert share_inside(found, inside).tolist() == [0.5, 0.0]
-    assert share_inside(torch.ones(2, 2, 2), inside).tolist() == [0.5, 0.75]
 
 
 def test_words_are_found_whole() -> None:
@@ -166,25 +157,35 @@ def test_words_are_found_whole() -> None:
         token_positions(pipeline, "the " * 20 + "cat", "cat")
 
 
-def test_looks_differ_by_the_weights_alone_and_nothing_is_left() -> None:
+def test_rows_differ_by_the_weights_alone_and_nothing_is_left() -> None:
     pipeline = tiny_pipeline()
     bits = {n: w.detach().clone() for n, w in pipeline.unet.named_parameters()}
     given, drawing = [concept(pipeline)], {"num_inference_steps": 2}
-    looks = attend(pipeline, given, PROMPT, ["V* cat"], seed=5, **drawing)
-    assert list(looks) == ["untouched", "shut"]
+    rows = attend(pipeline, given, PROMPT, ["V* cat", "grass"], seed=5, **drawing)
+    assert list(rows) == ["untouched", "shut"]
     for row, strengths in (("untouched", [0.0]), ("shut", [1.0])):
         with applied(pipeline, given, strengths=strengths):
-            (image,) = sample(pipeline, [PROMPT], seeds=[5], **drawing)
-        assert np.array_equal(np.asarray(looks[row].image), np.asarray(image))
-    before, after = (look.maps["V* cat"] for look in looks.values())
-    assert not torch.equal(before, after)
-    again = attend(pipeline, given, PROMPT, seed=5, **drawing)
-    assert list(again["shut"].maps) == PROMPT.split()
+            positions = token_positions(pipeline, PROMPT, "V* cat")
+            with recorded(pipeline.unet, images=1) as heard:
+                (image,) = sample(pipeline, [PROMPT], seeds=[5], **drawing)
+        expected = [image, overlay(image, heard.map(positions)[0])]
+        assert len(rows[row]) == 3
+        for found, own in zip(rows[row], expected, strict=False):
+            assert np.array_equal(np.asarray(found), np.asarray(own))
+    assert not np.array_equal(np.asarray(rows["untouched"][1]), np.asarray(rows["shut"][1]))
     assert all(torch.equal(w, bits[n]) for n, w in pipeline.unet.named_parameters())
     assert hooks(pipeline.unet) == 0
-    with pytest.raises(PromptError, match="found no concept"):
-        attend(pipeline, [], PROMPT)
-    rows = attention_rows(looks)
-    assert [len(row) for row in rows.values()] == [2, 2]
-    expected = overlay(looks["shut"].image, after)
-    assert np.array_equal(np.asarray(rows["shut"][1]), np.asarray(expected))
+    with pytest.raises(PromptError, match="found no 'dog'"):
+        attend(pipeline, given, PROMPT, ["dog"])
+
+
+def test_overlay_is_light_where_the_map_is_high_and_keeps_the_picture_in_grey() -> None:
+    picture = Image.new("RGB", (4, 4), (100, 100, 100))
+    picture.putpixel((0, 0), (200, 200, 200))
+    found = torch.tensor([[2.0, 0.0], [1.0, 2.0]]).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    lit = np.asarray(overlay(picture, found)).astype(float)
+    expected = 0.35 * 100 + 0.65 * np.array([[252, 253, 191], [0, 0, 4], [182, 54, 121]])
+    for (x, y), colour in zip(((0, 1), (3, 0), (0, 3)), expected, strict=True):
+        assert np.abs(lit[y, x] - colour).max() <= 1
+    assert np.abs(lit[0, 0] - lit[1, 0] - 35).max() <= 1
+    assert overlay(picture, torch.zeros(2, 2)).size == (4, 4)

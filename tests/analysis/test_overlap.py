@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import hypergeom
 
-from cones.analysis.overlap import Overlap, by_block, by_head, by_layer, overlap
+from cones.analysis.overlap import Overlap, block_of, by_block, kind_of, overlap
 from cones.errors import MaskError
 from cones.mask import Mask
 
@@ -27,7 +27,9 @@ def members(mask: Mask, name: str) -> set[int]:
 
 def test_counts_are_those_of_sets() -> None:
     a, b = mask(1), mask(2)
-    for name, found in by_layer(a, b).items():
+    blocks = by_block(a, b)
+    assert list(blocks) == [("down 0", "self K"), ("up 1", "cross V")]
+    for name, found in zip(SHAPES, blocks.values(), strict=True):
         ours, theirs = members(a, name), members(b, name)
         counts = (found.first, found.second, found.shared)
         assert counts == (len(ours), len(theirs), len(ours & theirs))
@@ -51,17 +53,13 @@ def test_chance_is_hypergeometric(counts: tuple[int, int, int, int]) -> None:
     assert found.jaccard_by_chance == pytest.approx(float(mean / (first + second - mean)))
 
 
-def test_layers_heads_and_blocks_add_up() -> None:
-    a, b = mask(1), mask(2)
-    whole, layers = overlap(a, b), by_layer(a, b)
-    assert whole == layers[DOWN] + layers[UP]
-    assert by_block(a, b) == {("down 0", "self K"): layers[DOWN], ("up 1", "cross V"): layers[UP]}
-    heads = by_head(a, b, {DOWN: 3, UP: 2})
-    assert len(heads) == 5
-    for head in range(2):
-        part = set(range(20 * head, 20 * head + 20))
-        ours, theirs = members(a, UP) & part, members(b, UP) & part
-        assert heads[UP, head] == Overlap.of(len(ours), len(theirs), len(ours & theirs), 20)
+def test_layers_of_a_block_add_up() -> None:
+    shapes = {DOWN: (6, 5), DOWN.replace("attentions.0", "attentions.1"): (2, 3)}
+    a, b = mask(1, shapes), mask(2, shapes)
+    alone = [Mask({name: shapes[name]}, {name: a.indices[name]}) for name in shapes]
+    one, other = (overlap(part, b) for part in alone)
+    assert by_block(a, b) == {("down 0", "self K"): one + other}
+    assert overlap(a, b) == one + other
 
 
 def test_order_does_not_matter_but_for_names() -> None:
@@ -82,7 +80,7 @@ def test_random_masks_share_what_chance_says() -> None:
 
 def test_layers_of_one_alone_are_left_out_and_empty_masks_share_nothing() -> None:
     only = mask(1, {UP: SHAPES[UP]})
-    assert list(by_layer(only, mask(2))) == [UP]
+    assert list(by_block(only, mask(2))) == [("up 1", "cross V")]
     nothing = overlap(Mask.empty(SHAPES), Mask.empty(SHAPES))
     assert (nothing.jaccard, nothing.jaccard_by_chance, nothing.z) == (0, 0, None)
 
@@ -90,5 +88,11 @@ def test_layers_of_one_alone_are_left_out_and_empty_masks_share_nothing() -> Non
 def test_other_models_are_refused() -> None:
     with pytest.raises(MaskError):
         overlap(mask(1), mask(1, {UP: (5, 10)}))
-    with pytest.raises(MaskError, match="for 4 heads"):
-        by_head(mask(1), mask(2), {DOWN: 4})
+
+
+def test_names_are_read() -> None:
+    mid = "mid_block.attentions.1.transformer_blocks.0.attn2.to_k.weight"
+    names = (DOWN, mid, UP, "w")
+    assert [block_of(name) for name in names] == ["down 0", "mid", "up 1", "w"]
+    assert [kind_of(name) for name in names] == ["self K", "cross K", "cross V", "other"]
+    assert kind_of("a.to_v.b") == "other"

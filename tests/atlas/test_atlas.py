@@ -14,9 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-import cones.atlas.figures as figures
+import cones.atlas as atlas
 from cones.analysis.overlap import overlap
-from cones.analysis.places import in_heads
 from cones.atlas import page
 from cones.concept import Concept, Word
 from cones.errors import MaskError
@@ -26,6 +25,7 @@ from cones.mask import Mask
 EVIL = "<img/src=x/onerror=alert(1)>"
 NAME = "{}.attentions.0.transformer_blocks.0.attn{}.to_{}.weight"
 DOWN = NAME.format("down_blocks.0", 1, "k")
+MID = NAME.format("mid_block", 2, "k")
 UP = NAME.format("up_blocks.1", 2, "v")
 SHAPES = {UP: (16, 12), DOWN: (16, 16)}
 
@@ -35,7 +35,7 @@ def concept(
 ) -> Concept:
     draw = torch.Generator().manual_seed(seed)
     hits = {name: torch.rand(shape, generator=draw) < 0.2 for name, shape in shapes.items()}
-    base = Fingerprint(EVIL, "0" * 64, "float32:" + "0" * 64, bytes(128))
+    base = Fingerprint(EVIL, "0" * 64, bytes(128))
     words = (Word(f"V{seed}*", noun),)
     return Concept((Mask.where(hits),), words, base, {EVIL: EVIL}, {"verdict": EVIL})
 
@@ -84,20 +84,20 @@ def test_what_a_file_says_stays_text() -> None:
 
 def test_figures_are_those_of_the_analysis() -> None:
     a, b = concept(1), concept(2)
-    found = overlap(a, b)
-    said = " ".join(Page(page([a, b])).text.split())
+    found = overlap(a.mask, b.mask)
+    said = " ".join(Page(page([a, b], ["a", "b"])).text.split())
     assert f"{found.shared} shared ({found.expected:,.1f} by chance, z {found.z:+.1f})" in said
     assert f"Jaccard {100 * found.jaccard:.2f} % ({100 * found.jaccard_by_chance:.2f}" in said
     for each in (a, b):
         assert f"{len(each.mask)} neurons, {100 * each.density:.2f} % of the" in said
-    assert "down 0.0.0 self K" in said
+    assert f"{DOWN}, 16 × 16: {len(a.mask.indices[DOWN])}" in said
     block = len(a.mask.indices[UP]) / math.prod(SHAPES[UP])
     assert f"{100 * block:.1f}" in said
 
 
 def test_a_picture_shows_who_holds_what() -> None:
     a, b = concept(1).mask, concept(2).mask
-    pixels = picture(figures._picture([a, b], UP, SHAPES[UP]))
+    pixels = picture(atlas.picture([a, b], SHAPES[UP], UP))
     assert pixels.shape == (16, 12, 4)
     inks = [(25, 113, 194), (232, 89, 12), (29, 29, 31)]
     ours, theirs = (m.hits()[UP].numpy() for m in (a, b))
@@ -107,39 +107,27 @@ def test_a_picture_shows_who_holds_what() -> None:
 
 
 def test_large_layers_are_shown_in_squares(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "SIDE", 4)
+    monkeypatch.setattr(atlas, "SIDE", 4)
     mask = concept(1).mask
-    pixels = picture(figures._picture([mask], UP, SHAPES[UP]))
+    pixels = picture(atlas.picture([mask], SHAPES[UP], UP))
     counts = mask.hits()[UP].numpy().reshape(4, 4, 3, 4).sum((1, 3))
     assert np.abs(pixels[..., 3] - 255 * np.sqrt(counts / counts.max())).max() <= 0.5
 
 
-def test_the_margin_is_a_step_curve_over_the_rows() -> None:
-    rows = in_heads(concept(1).mask, UP, heads=16).numpy()
-    corners = [tuple(map(float, pair.split(","))) for pair in figures._margin(rows, 8).split()]
-    assert corners[0] == (0, 0)
-    assert corners[-1] == (0, 100)
-    assert [x for x, _ in corners[1:-1:2]] == pytest.approx([12.5 * n for n in rows], abs=0.05)
-    assert corners[2][1] == pytest.approx(100 / 16, abs=0.05)
-
-
-def test_heads_are_drawn_where_they_are_known() -> None:
-    assert "Density by head" not in page([concept(1)])
-    text = page([concept(1)], heads={UP: 2, DOWN: 4})
-    assert text.count("down 0.0.0 self, head") == 4
-    assert text.count("up 1.0.0 cross, head") == 2
-    share = int(concept(1).mask.hits()[UP][:8].sum()) / (8 * 12)
-    assert f"up 1.0.0 cross, head 1: {100 * share:.2f} %" in text
+def test_layers_come_as_a_picture_passes_them() -> None:
+    text = Page(page([concept(1, shapes={UP: (2, 2), MID: (2, 2), DOWN: (2, 2)})], ["a"])).text
+    places = [text.index(f"{name}, 2 × 2:") for name in (DOWN, MID, UP)]
+    assert places == sorted(places)
 
 
 def test_scopes_may_differ_but_not_models() -> None:
     only = concept(2, shapes={UP: SHAPES[UP]})
-    assert "not searched" in page([concept(1), only])
+    assert "not searched" in page([concept(1), only], ["a", "b"])
     with pytest.raises(MaskError):
-        page([concept(1), concept(2, shapes={UP: (8, 12)})])
+        page([concept(1), concept(2, shapes={UP: (8, 12)})], ["a", "b"])
     for count in (0, 9):
         with pytest.raises(MaskError, match=f"found {count} concepts; expected 1 to 8"):
-            page([concept(k) for k in range(count)])
+            page([concept(k) for k in range(count)], ["x"] * count)
 
 
 @pytest.mark.slow

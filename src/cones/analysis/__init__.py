@@ -1,5 +1,4 @@
-"""Numbers and pictures about concepts: overlap, attention, density. Nothing here changes a model.
+"""Numbers and pictures about concepts. Nothing here changes a model.
 
-:mod:`.places` says where the neurons lie, :mod:`.overlap` what two concepts share beside chance,
-:mod:`.attention` where words look, :mod:`.plots` makes pictures of it.
+:mod:`.overlap` says what two masks share beside chance, :mod:`.attention` where words look.
 """

@@ -6,13 +6,12 @@ taken beside the network. No processor is replaced and nothing is changed. Squar
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,35 +21,25 @@ from cones.models import Pipeline, model_for
 from cones.models.applied import applied
 from cones.models.sampling import sample
 
-Probabilities = Float[Tensor, "images heads places words"]
-Map = Float[Tensor, "images y x"]
+HEAT = ((0, 0, 4), (252, 253, 191), (182, 54, 121))  # lowest, highest, and between
+COVER = 0.65  # how much of an overlaid picture is heat
 
 
-@dataclass
-class Recording:
-    """Attention of every layer, added up over passes of the network, and how many these were."""
+class Recording(dict[str, Tensor]):
+    """Attention of every layer (images, places, words), added up over passes of the network."""
 
-    sums: dict[str, Probabilities] = field(default_factory=dict)
-    passes: dict[str, int] = field(default_factory=dict)
+    def map(self, tokens: Sequence[int]) -> Float[Tensor, "images y x"]:
+        """Average the attention to ``tokens`` over layers and passes; in [0, 1].
 
-    def map(
-        self, tokens: Sequence[int], *, layers: Sequence[str] = (), heads: Sequence[int] = ()
-    ) -> Map:
-        """Average the attention to ``tokens`` over heads, layers and passes; in [0, 1].
-
-        As large as in the finest layer; coarser ones are scaled bilinearly. ``layers`` holds
-        parts of names, such as ``up_blocks.1``, and ``heads`` numbers from 0; none takes all.
+        As large as in the finest layer; coarser ones are scaled bilinearly.
 
         Raises:
-            ModelError: Nothing was recorded, or no such layer.
+            ModelError: Nothing was recorded.
         """
-        chosen = [name for name in self.sums if any(part in name for part in layers or ("",))]
-        if not chosen:
-            known = ", ".join(self.sums) or "none, as nothing was drawn"
-            raise ModelError(f"found no layer for {layers}; expected parts of {known}; choose one")
-        means = [self.sums[name] / self.passes[name] for name in chosen]
-        means = [each[:, list(heads)] if heads else each for each in means]
-        flat = [each[..., list(tokens)].mean((1, 3)) for each in means]
+        if not self:
+            raise ModelError("found no attention; expected some; draw while recording")
+        # A pass shares out 1 among the words, so their sum is the number of passes.
+        flat = [each[..., list(tokens)].mean(2) / each.sum(2) for each in self.values()]
         maps = [each.unflatten(1, (round(each.shape[1] ** 0.5), -1)) for each in flat]
         side = max(each.shape[-1] for each in maps)
         scaled = [F.interpolate(each[:, None], (side, side), mode="bilinear") for each in maps]
@@ -68,50 +57,31 @@ def recorded(module: nn.Module, *, images: int) -> Iterator[Recording]:
     """
     parts = {n: part for n, part in module.named_modules() if isinstance(part, Attention)}
     found = {name: part for name, part in parts.items() if part.is_cross_attention}
-    if not found or any("Fused" in type(part.processor).__name__ for part in found.values()):
-        raise ModelError(
-            f"found {len(found)} cross-attention layers, fused or none; expected some with to_q "
-            "and to_k; call unfuse_qkv_projections()"
-        )
+    if not found:
+        raise ModelError("found no cross-attention layer; expected some; pass the U-Net")
     recording = Recording()
     with ExitStack() as hooks:
         for name, layer in found.items():
-            _listen(name, layer, recording, images, hooks)
+            hooks.enter_context(_listening(name, layer, recording, images))
         yield recording
 
 
-def _listen(name: str, layer: Attention, heard: Recording, images: int, hooks: ExitStack) -> None:
+@contextmanager
+def _listening(name: str, layer: Attention, heard: Recording, images: int) -> Iterator[None]:
     """Hook one layer: remember its queries, and when the keys come, take the softmax."""
     queries: list[Tensor] = []
 
     def took_query(_: nn.Module, __: tuple[Tensor, ...], query: Tensor) -> None:
-        queries.append(query.detach()[-images:])
+        queries.append(query)
 
     def took_key(_: nn.Module, __: tuple[Tensor, ...], key: Tensor) -> None:
-        query, last = queries.pop(), key.detach()[-images:]
-        found = attention(query, last, heads=layer.heads, scale=layer.scale).cpu()
-        heard.sums[name] = heard.sums.get(name, 0) + found
-        heard.passes[name] = heard.passes.get(name, 0) + 1
+        last = [each.detach()[-images:].float() for each in (queries.pop(), key)]
+        scores = layer.get_attention_scores(*map(layer.head_to_batch_dim, last))
+        heard[name] = heard.get(name, 0) + scores.unflatten(0, (-1, layer.heads)).mean(1).cpu()
 
-    hooks.callback(layer.get_submodule("to_q").register_forward_hook(took_query).remove)
-    hooks.callback(layer.get_submodule("to_k").register_forward_hook(took_key).remove)
-
-
-def attention(
-    query: Float[Tensor, "images places width"],
-    key: Float[Tensor, "images words width"],
-    *,
-    heads: int,
-    scale: float,
-) -> Probabilities:
-    """Compute ``softmax(Q K^T * scale)`` head by head, in float32 (Sec. 2, attention)."""
-    query, key = (each.float().unflatten(-1, (heads, -1)).transpose(1, 2) for each in (query, key))
-    return (query @ key.transpose(2, 3) * scale).softmax(-1)
-
-
-def share_inside(found: Map, inside: Map) -> Float[Tensor, " images"]:
-    """Give the share of a word's attention that falls inside a mask (1 inside, 0 outside)."""
-    return (found * inside).sum((1, 2)) / found.sum((1, 2))
+    to_q, to_k = layer.get_submodule("to_q"), layer.get_submodule("to_k")
+    with to_q.register_forward_hook(took_query), to_k.register_forward_hook(took_key):
+        yield
 
 
 def token_positions(pipeline: Pipeline, prompt: str, word: str) -> tuple[int, ...]:
@@ -131,43 +101,39 @@ def token_positions(pipeline: Pipeline, prompt: str, word: str) -> tuple[int, ..
     raise PromptError(f"found no {word!r} in {read}; expected it; shorten the prompt or change it")
 
 
-@dataclass(frozen=True)
-class Look:
-    """One picture, and where the words of its prompt look (see :meth:`Recording.map`)."""
-
-    image: Image.Image
-    maps: dict[str, Float[Tensor, "y x"]]
-
-
 def attend(
     pipeline: Pipeline,
     concepts: Sequence[Concept],
     prompt: str,
-    words: Sequence[str] = (),
+    words: Sequence[str],
     *,
-    strengths: Sequence[float] | None = None,
     seed: int = 0,
     **drawing: Any,  # noqa: ANN401 - as sample() takes
-) -> dict[str, Look]:
-    """Draw a prompt untouched and with the concepts, from one noise, and listen (Fig. 2).
+) -> dict[str, list[Image.Image]]:
+    """Draw a prompt untouched and with the concepts, from one noise, and show where words look.
 
     The pipeline is as before afterwards, bit for bit. ``words`` holds words of the prompt, or
-    several in one string; none takes all. ``drawing`` is as in :func:`cones.compare`.
+    several in one string. ``drawing`` is as in :func:`cones.compare`.
 
     Returns:
-        ``untouched`` and ``shut``. Both know the identifiers; only the weights differ.
+        The rows ``untouched`` and ``shut`` of Fig. 2: the picture, and one overlay a word. Both
+        know the identifiers; only the weights differ.
 
     Raises:
-        PromptError: There is no concept, or the prompt does not say a word.
+        PromptError: The prompt does not say a word.
     """
-    if not concepts:
-        raise PromptError("found no concept; expected one or more; name a concept file")
-    found = {}
-    for row, each in {"untouched": [0.0] * len(concepts), "shut": strengths}.items():
-        with applied(pipeline, concepts, strengths=each):
-            asked = words or prompt.split()
-            tokens = {word: token_positions(pipeline, prompt, word) for word in asked}
+    rows = {}
+    for row, strength in {"untouched": 0.0, "shut": 1.0}.items():
+        with applied(pipeline, concepts, strengths=[strength] * len(concepts)):
+            tokens = [token_positions(pipeline, prompt, word) for word in words]
             with recorded(model_for(pipeline).module, images=1) as heard:
                 (image,) = sample(pipeline, [prompt], seeds=[seed], **drawing)
-        found[row] = Look(image, {word: heard.map(at)[0] for word, at in tokens.items()})
-    return found
+        rows[row] = [image, *(overlay(image, heard.map(at)[0]) for at in tokens)]
+    return rows
+
+
+def overlay(image: Image.Image, found: Float[Tensor, "y x"]) -> Image.Image:
+    """Lay a map over a picture in grey, from dark to light yellow where the map is largest."""
+    shares = (255 * found / found.max().clamp_min(1e-12)).byte().cpu().numpy()
+    heat = Image.fromarray(shares).resize(image.size, Image.Resampling.BICUBIC)
+    return Image.blend(image.convert("L").convert("RGB"), ImageOps.colorize(heat, *HEAT), COVER)

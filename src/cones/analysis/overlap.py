@@ -1,19 +1,16 @@
-"""What two concepts share, beside what independent masks would share (Fig. 4a).
+"""What two masks share, beside what independent ones would share (Fig. 4a).
 
-Chance is two random masks with as many neurons in every layer (or head): their overlap is
-hypergeometric there, and layers are independent, so means and variances add. Layers that only one
-concept searched are left out.
+Chance is two random masks with as many neurons in every layer: their overlap is hypergeometric
+there, and layers are independent, so means and variances add. Layers that only one mask covers
+are left out.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 
-from cones.analysis.places import block_of, in_heads, kind_of
-from cones.concept import Concept
 from cones.mask import Mask
 
-Given = Mask | Concept
+KINDS = {"attn1": "self", "attn2": "cross", "to_k": "K", "to_v": "V"}
 
 
 @dataclass(frozen=True)
@@ -58,53 +55,35 @@ class Overlap:
         return (self.shared - self.expected) / math.sqrt(self.variance) if self.variance else None
 
 
-def overlap(a: Given, b: Given) -> Overlap:
-    """Count what two concepts share, in all layers together (Fig. 4a).
+def overlap(a: Mask, b: Mask) -> Overlap:
+    """Count what two masks share, in all layers together (Fig. 4a).
 
     Raises:
-        MaskError: A layer has two shapes: the concepts are of different models.
+        MaskError: A layer has two shapes: the masks are of different models.
     """
-    return sum(by_layer(a, b).values(), Overlap())
+    return sum(by_block(a, b).values(), Overlap())
 
 
-def by_layer(a: Given, b: Given) -> dict[str, Overlap]:
-    """Count what two concepts share in every layer; raises what :func:`overlap` raises."""
-    a, b, both = _masks(a, b)
-    found = {}
+def by_block(a: Mask, b: Mask) -> dict[tuple[str, str], Overlap]:
+    """Count what two masks share by block and kind, such as ``("up 1", "cross V")``.
+
+    Raises what :func:`overlap` raises.
+    """
+    both, found = a & b, dict[tuple[str, str], Overlap]()
     for name in both:
-        first, second, shared = (len(mask.indices[name]) for mask in (a, b, both))
-        found[name] = Overlap.of(first, second, shared, math.prod(a.shapes[name]))
-    return found
-
-
-def by_block(a: Given, b: Given) -> dict[tuple[str, str], Overlap]:
-    """Add up what two concepts share by block and kind, such as ``("up 1", "cross V")``."""
-    found: dict[tuple[str, str], Overlap] = {}
-    for name, row in by_layer(a, b).items():
+        counts = [len(mask.indices[name]) for mask in (a, b, both)]
         key = block_of(name), kind_of(name)
-        found[key] = found.get(key, Overlap()) + row
+        found[key] = found.get(key, Overlap()) + Overlap.of(*counts, math.prod(a.shapes[name]))
     return found
 
 
-def by_head(a: Given, b: Given, heads: Mapping[str, int]) -> dict[tuple[str, int], Overlap]:
-    """Count what two concepts share in every head (from 0) of the layers named in ``heads``.
-
-    Chance keeps the number of neurons in every head here: a common liking for one is expected.
-
-    Raises:
-        MaskError: As :func:`overlap`, or a layer cannot be dealt out to its heads.
-    """
-    a, b, both = _masks(a, b)
-    found = {}
-    for name in [name for name in both if name in heads]:
-        each = [in_heads(mask, name, heads=heads[name]).tolist() for mask in (a, b, both)]
-        weights = math.prod(a.shapes[name]) // heads[name]
-        for head, (first, second, shared) in enumerate(zip(*each, strict=True)):
-            found[name, head] = Overlap.of(first, second, shared, weights)
-    return found
+def block_of(name: str) -> str:
+    """Name the block that a parameter is in, such as ``down 0`` or ``mid``."""
+    stage, number = name.split(".")[:2] if "." in name else (name, "")
+    return stage.replace("_blocks", f" {number}").removesuffix("_block")
 
 
-def _masks(a: Given, b: Given) -> tuple[Mask, Mask, Mask]:
-    """Give both masks and what they share; its layers are those that both searched."""
-    a, b = (each.mask if isinstance(each, Concept) else each for each in (a, b))
-    return a, b, a & b
+def kind_of(name: str) -> str:
+    """Name attention and projection, such as ``cross V``; ``other`` where the name tells none."""
+    words = [KINDS[part] for part in name.split(".") if part in KINDS]
+    return " ".join(words) if len(words) == 2 else "other"
