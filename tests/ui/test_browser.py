@@ -1,6 +1,7 @@
 """A browser clicks through the page; skipped where there is no Chromium."""
 
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from cones.concept_file import save
 from cones.ui import serve
 from fakes import tiny_concept, tiny_pipeline
 
@@ -37,7 +37,8 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         told.append(at)
         begun.set()
 
-    given: dict[str, Any] = {"port": 0, "token": "0123456789abcdef", "ready": ready}
+    monkeypatch.setattr(socket, "gethostname", lambda: "127.0.0.1")
+    given: dict[str, Any] = {"host": "0.0.0.0", "port": 0, "ready": ready}  # with a token
     thread = threading.Thread(
         target=serve, args=(pipeline, [tiny_concept(pipeline)], ["x" * 90]), kwargs=given
     )
@@ -82,9 +83,10 @@ def test_the_page_from_end_to_end(page: Any, tmp_path: Path) -> None:  # noqa: A
     assert page.locator("output").inner_text() == "50 %"
     second = draw(page)
     assert (second[0::2], len({*first, *second})) == (first[0::2], 6)
+    assert page.get_attribute("#progress", "max") == "2"  # the untouched row was kept
 
     jar = tmp_path / "jar.safetensors"
-    save(tiny_concept(tiny_pipeline(), "V*", "jar", seed=2), jar)
+    tiny_concept(tiny_pipeline(), "V*", "jar", seed=2).save(jar)
     page.set_input_files("#files", jar)
     page.locator(".card").nth(1).wait_for()
     page.click("#draw")

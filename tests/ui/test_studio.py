@@ -3,7 +3,6 @@
 import base64
 import io
 import threading
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +58,7 @@ def pixels(address: str) -> np.ndarray:
 
 def test_rows_are_what_the_library_draws_and_the_weights_stay(studio: Studio) -> None:
     before = {n: w.detach().clone() for n, w in studio.pipeline.unet.named_parameters()}
-    concepts = [studio.entries[number].concept for number in (1, 2)]
+    concepts = [studio.loaded[number][1] for number in (1, 2)]
     found = rows(drawn(studio, order(on(1, strength=0.5), on(2), count=5)))
     assert all(torch.equal(w, before[n]) for n, w in studio.pipeline.unet.named_parameters())
     for row, strengths in (("untouched", [0.0, 0.0]), ("shut", [0.5, 1.0])):
@@ -70,20 +69,13 @@ def test_rows_are_what_the_library_draws_and_the_weights_stay(studio: Studio) ->
             assert np.array_equal(pixels(address), np.asarray(image.convert("RGB")))
 
 
-def test_a_row_is_drawn_again_only_if_it_may_change(studio: Studio) -> None:
-    def fresh(asked: Order) -> int:
-        """Count the passes of the model; a row takes two."""
-        return sum("done" in line for line in drawn(studio, asked))
-
-    sparse = studio.entries[1].concept.densities[0]
-    assert fresh(order(on(1))) == 4
-    assert fresh(order(on(1, strength=0.5))) == 2
-    assert fresh(order(on(1, density=sparse))) == 2
-    assert fresh(order(on(1, identifier="U*"))) == 4
-    for change in ({"seed": 4}, {"guidance_scale": 5.0}, {"prompt": "a V* cat"}, {"count": 2}):
-        assert fresh(order(on(1), **change)) == 4
-    assert fresh(order()) == 2
-    assert fresh(order()) == 0
+def test_the_untouched_row_is_drawn_if_asked_for_or_alone(studio: Studio) -> None:
+    both = rows(drawn(studio, order(on(1))))
+    assert list(both) == ["untouched", "shut"]
+    told = drawn(studio, order(on(1), untouched=False))
+    assert rows(told) == {"shut": both["shut"]}
+    assert sum("done" in line for line in told) == 2
+    assert list(rows(drawn(studio, order(untouched=False)))) == ["untouched"]
 
 
 def test_progress_is_told(studio: Studio) -> None:
@@ -113,29 +105,23 @@ def test_stopping_leaves_no_trace(studio: Studio) -> None:
 
 
 def test_what_cannot_be_drawn_is_not_kept(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline, known = studio.pipeline, list(studio.entries)
+    pipeline, known = studio.pipeline, list(studio.loaded)
     other = tiny_pipeline(seed=9)
     with pytest.raises(MaskError):
         studio.add("other", tiny_concept(other))
-    with pytest.raises(MaskError, match="found again loaded already"):
-        studio.add("again", tiny_concept(pipeline))
-    odd = tiny_concept(other).using(tiny_concept(tiny_pipeline(xl=True)).mask)
-    base = studio.entries[1].concept.base
-    with pytest.raises(MaskError, match="found odd of odd layers"):
-        studio.add("odd", replace(odd, base=base))
     monkeypatch.setattr(studios, "MOST_LOADED", 2)
-    with pytest.raises(MaskError, match="one of more than 2"):
+    with pytest.raises(MaskError, match="found third beside 2 concepts"):
         studio.add("third", tiny_concept(pipeline, "V3*", seed=3))
-    assert list(studio.entries) == known
+    assert list(studio.loaded) == known
 
 
 def test_choices_say_density_and_word(studio: Studio) -> None:
-    sparse = studio.entries[1].concept.densities[0]
+    sparse = studio.loaded[1][1].densities[0]
     both = order(on(1, density=sparse, identifier="my*"), on(2))
     first, second = studio.chosen(both)
-    assert first.mask == studio.entries[1].concept.levels[0]
+    assert first.mask == studio.loaded[1][1].levels[0]
     assert (first.identifier, second.identifier) == ("my*", "V2*")
-    assert second.mask == studio.entries[2].concept.mask
+    assert second.mask == studio.loaded[2][1].mask
     with pytest.raises(MaskError, match="found no concept 3;"):
         studio.chosen(order(on(1), on(3)))
     with pytest.raises(MaskError, match="density is 90"):

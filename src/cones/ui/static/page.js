@@ -5,6 +5,7 @@
 const $ = (query, from = document) => from.querySelector(query);
 const TITLES = { untouched: "untouched", shut: "with the concepts" };
 let drawing = null;
+let kept = {}; // the untouched row, drawn again only if more than a slider has changed
 
 function fail(text) {
   $("#error").textContent = text;
@@ -50,14 +51,17 @@ async function* lines(body) {
 async function draw() {
   const asked = order();
   const silent = asked.choices.map((choice) => choice.identifier).filter((word) => word && !asked.prompt.includes(word));
+  const plain = JSON.stringify({ ...asked, choices: asked.choices.map(({ number, identifier }) => [number, identifier]) });
+  const rows = kept.plain === plain ? { untouched: kept.pictures } : {};
+  asked.untouched = !rows.untouched;
   drawing = new AbortController();
   busy(true);
   try {
     const reply = await ask("draw", { method: "POST", body: JSON.stringify(asked), signal: drawing.signal });
-    const rows = {};
     for await (const line of lines(reply.body)) {
       if (line.error) throw new Error(line.error);
       if (line.row) show(asked, Object.assign(rows, { [line.row]: line.pictures }));
+      if (line.row === "untouched") kept = { plain, pictures: line.pictures };
       if (line.total) Object.assign($("#progress"), { max: line.total, value: line.done });
       $("#message").textContent = line.ahead ? `waiting for ${line.ahead} other drawing(s)` : "";
     }
