@@ -112,7 +112,7 @@ def atlas(
     output: options.File = Path("atlas.html"),
     saving: options.Saving,
 ) -> None:
-    """Write one web page: certificates, layers and heads, and what concepts share.
+    """Write one web page: certificates, layers, and what concepts share.
 
     The page needs no network.
 
