@@ -1,0 +1,175 @@
+"""What works with which model: families x set-ups x actions, each run on small random weights.
+
+``python -m experiments checkpoints`` fills a record, cell by cell, and writes the page. A cell
+says nothing if all went well, else the sentence of the refusal, or ``FAULT`` and the exception.
+"""
+
+import inspect
+import json
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from accelerate import cpu_offload_with_hook
+from peft import LoraConfig
+
+from cones import Concept, ConesError, Subject, export, find, generate, load_pipeline
+from cones.analysis.attention import attend
+from cones.files import write_atomic
+from cones.models import Pipeline, model_for
+from cones.models.protocol import Progress
+from cones.models.words import encoders
+from experiments.small import FAMILIES, save_single_file, small
+from experiments.tables import page
+
+BUILT_IN = "built-in model"
+PRECISIONS = ("float32", "bfloat16")
+SETUPS = ("plain", "checkpointing", "model offload", "LoRA", "single file")
+SINGLE_FILES = ("SD 1.x", "SD 2.x, v-prediction", "SDXL", "turbo")  # as they are found
+KEYS = ("family", "setup", "precision")
+ACTIONS = ("find", "generate", "combine", "export", "attention", "undo")
+QUICK = {"steps": 2, "score_steps": 1, "batch": 2, "draws": 2, "flip": False}
+QUICK |= {"prior_count": 2, "prior_steps": 1}
+PROMPT, BOTH = "a V* cat", "a V* cat and a V2* cat"
+
+
+def prepared(family: str, setup: str, precision: str, folder: Path) -> Pipeline:
+    """Load a model as people hold it."""
+    dtype, path = getattr(torch, precision), folder / "model.safetensors"
+    if family == BUILT_IN:
+        pipeline = load_pipeline(dtype=dtype, device="cpu")
+    elif setup == "single file":
+        save_single_file(FAMILIES[family](), path)
+        pipeline = load_pipeline(path, dtype=dtype, device="cpu")
+    else:
+        pipeline = FAMILIES[family]().to(dtype)
+    if setup == "checkpointing":
+        pipeline.unet.enable_gradient_checkpointing()
+    if setup == "model offload":
+        hook = None
+        for name in ("text_encoder", "text_encoder_2", "unet", "vae"):
+            if part := getattr(pipeline, name, None):
+                _, hook = cpu_offload_with_hook(part, "cpu", prev_module_hook=hook)
+    if setup == "LoRA":
+        names = ["to_q", "to_k", "to_v"]
+        pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=names, init_lora_weights=False))
+    return pipeline
+
+
+def examined(pipeline: Pipeline, folder: Path) -> dict[str, str]:
+    """Do everything with a model, and say of each action what went wrong."""
+    _pixels(pipeline, [])  # transformers puts hooks of its own in place at the first call
+    size, before = model_for(pipeline).size, _state(pipeline)
+    pixels = torch.rand(4, 3, size, size, generator=torch.Generator().manual_seed(0))
+    found = dict.fromkeys(ACTIONS, "not reached")
+    with _told(found, "find"):
+        cat = find(pipeline, Subject(pixels, "cat"), **QUICK)
+        dog = cat.using(cat.mask.random_like(torch.Generator())).renamed("V2*")
+        shown = partial(_pixels, pipeline)
+        actions = {
+            "generate": lambda: shown([cat]) != shown([]),
+            "combine": lambda: shown([cat | dog], BOTH) == shown([cat, dog], BOTH),
+            "export": lambda: _pixels(_exported(pipeline, cat, folder), []) == shown([cat]),
+            "attention": lambda: attend(pipeline, [cat], PROMPT, ["cat"], num_inference_steps=1),
+            "undo": lambda: _state(pipeline) == before,
+        }
+        for name, works in actions.items():
+            with _told(found, name):
+                if not works():
+                    raise ValueError("the result is not what it should be")
+    return found
+
+
+@contextmanager
+def _told(found: dict[str, str], name: str) -> Iterator[None]:
+    """Note how the block ends: nothing to say, a refusal, or a fault."""
+    found[name] = ""
+    try:
+        yield
+    except ConesError as error:
+        found[name] = str(error)
+    except Exception as error:  # noqa: BLE001 - whatever a user would see
+        found[name] = f"FAULT {type(error).__name__}: {str(error)[:200]}"
+
+
+def _pixels(pipeline: Pipeline, concepts: list[Concept], prompt: str = PROMPT) -> bytes:
+    return generate(pipeline, concepts, prompt, num_inference_steps=2, seeds=[0])[0].tobytes()
+
+
+def _exported(pipeline: Pipeline, cat: Concept, folder: Path) -> Pipeline:
+    """Export, and read the model back by plain diffusers."""
+    export(pipeline, cat, folder / "difference.safetensors", to="comfyui")
+    (model,) = export(pipeline, cat, folder / "exported")
+    return diffusers.DiffusionPipeline.from_pretrained(model, dtype=pipeline.unet.dtype)
+
+
+def _state(pipeline: Pipeline) -> list[object]:
+    """Give all that must be as before: vocabularies, weights, hooks."""
+    pairs = encoders(pipeline).values()
+    found: list[object] = [tokenizer.get_vocab() for tokenizer, _ in pairs]
+    for part in (pipeline.unet, pipeline.vae, *(encoder for _, encoder in pairs)):
+        for name, weight in part.state_dict().items():
+            raw = weight.detach().contiguous().view(-1).view(torch.uint8)
+            found.append((name, zlib.crc32(raw.numpy().tobytes())))
+        found += [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in part.modules()]
+    return found
+
+
+def _empty(kind: str) -> Pipeline:
+    """Build a pipeline of which no part is there: its kind alone is refused."""
+    names = inspect.signature(make := getattr(diffusers, kind)).parameters
+    return make(**dict.fromkeys(names))
+
+
+_UNCLIP = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 8}
+REFUSED: dict[str, Callable[[], Pipeline]] = {
+    "inpainting U-Net": partial(small, "StableDiffusionInpaintPipeline", in_channels=9),
+    "unCLIP": partial(small, **_UNCLIP),
+    "AnimateDiff": partial(_empty, "AnimateDiffPipeline"),
+    "Stable Diffusion 3": partial(_empty, "StableDiffusion3Pipeline"),
+    "Flux": partial(_empty, "FluxPipeline"),
+}
+
+
+def cases() -> list[tuple[str, ...]]:
+    """List what is to be examined."""
+    every = product((*FAMILIES, BUILT_IN), SETUPS, PRECISIONS)
+    return [case for case in every if case[1] != "single file" or case[0] in SINGLE_FILES]
+
+
+def run(work: Path, docs: Path, progress: Progress) -> Path:
+    """Examine what has no record in ``work`` yet, and write results and page."""
+    record, every = work / "checkpoints.json", cases()
+    cells = json.loads(record.read_text("utf-8")) if record.exists() else []
+    known = [tuple(cell[key] for key in KEYS) for cell in cells]
+    for case in every:
+        if case not in known:
+            with tempfile.TemporaryDirectory() as name:
+                found = examined(prepared(*case, Path(name)), Path(name))
+            cells.append(dict(zip(KEYS, case, strict=True)) | found)
+            write_atomic(record, json.dumps(cells, indent=1).encode())
+            progress("checkpoints", len(cells), len(every), ", ".join(case))
+    refused: dict[str, str] = {}
+    for name, make in REFUSED.items():
+        with _told(refused, name):
+            find(make(), Subject(torch.zeros(4, 3, 64, 64), "cat"))
+    text = json.dumps({"cells": cells, "refused": refused}, indent=1, ensure_ascii=False)
+    write_atomic(docs / "results" / "checkpoints.json", f"{text}\n".encode())
+    return write_page(docs)
+
+
+def write_page(docs: Path) -> Path:
+    """Write the page on checkpoints from the results there are; give its path."""
+    results: dict[str, Any] = {"setups": SETUPS, "actions": ACTIONS}
+    for name in ("checkpoints", "memory"):
+        path = docs / "results" / f"{name}.json"
+        results[name] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    write_atomic(docs / "checkpoints.md", page("checkpoints", results).encode())
+    return docs / "checkpoints.md"
