@@ -4,6 +4,7 @@ A laboratory computes what several methods need once, such as the word a subject
 the prior pictures of its noun, so that all of them see the same.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from cones.files import write_atomic
 from cones.fingerprint import Fingerprint
 from cones.models import Model, Pipeline, model_for
 from cones.models.sampling import sample
@@ -106,12 +108,19 @@ class Lab:
 
     def start(self, example: Example) -> dict[str, Tensor]:
         """Give the vectors that a subject's identifier starts from, those of Cones."""
+        word = self.heard(example)[0]
+        return self.once(("start", word), lambda: vectors(self.pipeline, word))
 
-        def found() -> dict[str, Tensor]:
-            word, _ = choose_start(self.model, example.noun, identifier=example.identifier)
-            return vectors(self.pipeline, word)
-
-        return self.once(("start", example.identifier, example.noun), found)
+    def heard(self, example: Example) -> tuple[str, float]:
+        """Choose the word that an identifier starts from; say how far it moves predictions."""
+        name = f"{self.key.rpartition(':')[2][:12]}-{example.noun}-{example.identifier}.json"
+        path = self.work / "starts" / name.replace("*", "").replace(" ", "_")
+        if not path.exists():
+            found = choose_start(self.model, example.noun, identifier=example.identifier)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, json.dumps(found).encode())
+        word, response = json.loads(path.read_text("utf-8"))
+        return word, response
 
     def prior(self, example: Example, *, seed: int) -> Float[Tensor, "n 3 h w"]:
         """Draw pictures of the plain noun with the untouched model, the same for all methods."""

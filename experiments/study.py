@@ -32,18 +32,18 @@ class Options:
         subjects: Keys of the subjects that it measures.
         tuning: Keys of the subjects that choices may be set by.
         searches: Seeds of learning, from 0.
-        methods: Only cases of these are measured, in studies that compare methods; () is all.
-            A page shows what there is of all.
         effort: How much is done for each case.
         quick: The cases may be thinned out: it is only tried whether all works.
+        methods: Only cases of these are measured, in studies that compare methods; () is all.
+            A page shows what there is of all.
     """
 
     subjects: tuple[str, ...]
     tuning: tuple[str, ...] = ()
     searches: int = 2
-    methods: tuple[str, ...] = ()
     effort: Effort = field(default_factory=Effort)
     quick: bool = False
+    methods: tuple[str, ...] = ()
 
     @property
     def seeds(self) -> range:

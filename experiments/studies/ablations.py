@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from cones.models.words import candidates, choose_start
+from cones.models.words import candidates
 from experiments.lab import Lab
 from experiments.methods import METHODS
 from experiments.studies import shared
@@ -72,8 +72,7 @@ def measure(case: Case, lab: Lab) -> list[Row]:
     settings = SETTINGS.get(variant)
     how = METHODS["cones"](**FIELDS[variant]) if settings is None else shared.cones(**settings)
     row = shared.measured(lab, how, [example], seed=case["seed"])
-    _, response = choose_start(lab.model, example.noun, identifier=example.identifier)
-    return [{**row, "response": response}]
+    return [{**row, "response": lab.heard(example)[1]}]
 
 
 def results(table: pd.DataFrame, options: Options) -> Results:

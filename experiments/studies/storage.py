@@ -19,7 +19,7 @@ from experiments.subjects import groups
 from experiments.tables import rows_of
 
 OURS = ("cones", "cones-collaborative", "cones-joint")
-LARGE = "Stable Diffusion 1.4, random neurons"
+LARGE = "Stable Diffusion 1.4 (random neurons)"
 PAPER = {1: 1.43e6, 2: 3.41e6, 3: 4.96e6, 4: 7.75e6}  # bytes, by number of subjects
 PAPER_RIVALS = {"dreambooth": 3.3e9, "custom-diffusion": 72e6}
 TEXT = 768  # width of the text states of Stable Diffusion 1.4
@@ -65,7 +65,7 @@ def large(size: int) -> Row:
         Word(f"V{k + 1}*", "thing", {"text_encoder": torch.randn(1, TEXT, generator=draw)})
         for k in range(size)
     )
-    base = Fingerprint("stable-diffusion-v1-4", "0" * 64, f"float32:{'0' * 64}", bytes(128))
+    base = Fingerprint("stable-diffusion-v1-4", "0" * 64, bytes(128))
     concept = Concept((mask.random_like(draw),), words, base)
     return {"bytes": len(dumps(concept)), "density": concept.density}
 

@@ -93,11 +93,12 @@ def test_all_methods_of_a_subject_fall_to_one_shard() -> None:
 
 
 def test_only_the_chosen_methods_are_taken() -> None:
-    cases = [{"method": name} for name in ("cones", "lora", "words")] + [{"kind": "other"}]
+    cases = [{"method": name} for name in ("cones", "lora", "words")]
+    cases += [{"kind": "lora"}, {"kind": "other"}, {"seed": 0}]
     study = replace(Counting().study(), cases=lambda options: cases)
     assert cases_of(study, Options(())) == cases
     found = cases_of(study, Options((), methods=("lora", "words")))
-    assert found == [{"method": "lora"}, {"method": "words"}, {"kind": "other"}]
+    assert found == [{"method": "lora"}, {"method": "words"}, {"kind": "lora"}, {"seed": 0}]
 
 
 def test_a_record_depends_on_case_effort_and_photos(lab: Lab) -> None:

@@ -54,4 +54,4 @@ def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
         else:
             monkeypatch.delitem(METHODS, name)
     names = ("gain_seen", "gain_new", "gain_others", "drift")
-    monkeypatch.setattr(shared, "drift", lambda *given: dict.fromkeys(names, 0.01))
+    monkeypatch.setattr(shared, "drift", lambda *given, **named: dict.fromkeys(names, 0.01))
