@@ -50,14 +50,39 @@ def test_links_are_written_through(tmp_path: Path) -> None:
     assert (tmp_path / "real").read_bytes() == b"x"
 
 
+def test_long_names_in_new_folders(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "newer" / f"{'x' * 240}.bin"
+    write_atomic(target, b"x")
+    assert target.read_bytes() == b"x"
+
+
+def test_data_are_on_the_disk_before_they_get_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, named, sync = tmp_path / "a.png", [], os.fsync
+
+    def watched(number: int) -> None:
+        named.append(target.exists())
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    write_atomic(target, b"x")
+    assert named == [False, True]  # the data, then the folder
+
+
 def test_strays_of_killed_runs_go_after_a_day(tmp_path: Path) -> None:
-    target = tmp_path / "a[1].png"
-    keep = [tmp_path / ".a[1].png.01234567.part.png", tmp_path / ".b.png.01234567.part.png"]
-    stray = tmp_path / ".a[1].png.89abcdef.part.png"
-    for file in (*keep, stray):
+    target = tmp_path / "picture[1].png"
+    stray, fresh = (
+        tmp_path / f".picture[1].png.{letters}.part.png" for letters in ("89abcdef", "01234567")
+    )
+    others = [
+        tmp_path / name
+        for name in (".picture[2].png.01234567.part.png", ".picture[1].png.of someone.part.png")
+    ]
+    for file in (stray, fresh, *others):
         file.touch()
-    for file in (stray, keep[1]):
+    for file in (stray, *others):
         os.utime(file, (time.time() - 2 * 24 * 3600,) * 2)
     write_atomic(target, b"x")
     assert not stray.exists()
-    assert all(file.exists() for file in keep)
+    assert all(file.exists() for file in (fresh, *others))

@@ -153,6 +153,8 @@ def test_a_subject_holds_photos_and_words(tmp_path: Path, halves: Image.Image) -
     assert subject.prompt == "a V2* teddy bear"
     assert len(subject) == 1
     assert subject.masks is None
+    with pytest.raises(SubjectError, match="the noun is"):  # before any photo is read
+        Subject.from_folder(tmp_path / "absent", noun="", size=32)
     masks = torch.ones(1, 1, 32, 32)
     assert Subject(subject.pixels, "cat", masks=masks).identifier == "V*"
 
@@ -161,6 +163,8 @@ def test_a_subject_holds_photos_and_words(tmp_path: Path, halves: Image.Image) -
 def test_unusable_subjects_are_refused() -> None:
     pixels = torch.zeros(2, 3, 8, 8)
     odd = [pixels[0], pixels[:0], pixels[:, :1], pixels + 2, pixels.byte(), pixels * torch.nan]
+    with pytest.raises(SubjectError, match="the identifier is 'a cat'"):
+        Subject(pixels, "cat", "a cat")
     for bad in odd:
         with pytest.raises(SubjectError, match=r"pixels are .*expected floats in \[0, 1\]"):
             Subject(bad, "cat")

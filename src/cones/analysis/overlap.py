@@ -71,9 +71,10 @@ def by_block(a: Mask, b: Mask) -> dict[tuple[str, str], Overlap]:
     """
     both, found = a & b, dict[tuple[str, str], Overlap]()
     for name in both:
-        counts = [len(mask.indices[name]) for mask in (a, b, both)]
+        first, second, shared = (len(mask.indices[name]) for mask in (a, b, both))
+        layer = Overlap.of(first, second, shared, math.prod(a.shapes[name]))
         key = block_of(name), kind_of(name)
-        found[key] = found.get(key, Overlap()) + Overlap.of(*counts, math.prod(a.shapes[name]))
+        found[key] = found.get(key, Overlap()) + layer
     return found
 
 

@@ -47,9 +47,8 @@ def page(concepts: Sequence[Concept], names: Sequence[str]) -> str:
         if len(shapes[name]) == 2 and 0 not in shapes[name]
     }
     found = {"cards": cards, "pairs": [*combinations(cards, 2)], "layers": layers, "ink": INK}
-    figures = {"overlap": overlap, "by_block": by_block}
     templates = Environment(loader=PackageLoader("cones.atlas"), autoescape=True)
-    return templates.get_template("atlas.html").render(found, **figures)
+    return templates.get_template("atlas.html").render(found, overlap=overlap, by_block=by_block)
 
 
 def picture(masks: Sequence[Mask], shape: tuple[int, ...], name: str) -> str:
