@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cones.errors import ModelError
 from cones.models import Model, model_for
+from cones.models.unet import computing, precision_of
 from fakes import tiny_pipeline, tiny_pixels
 
 
@@ -37,6 +38,31 @@ def test_keeps_the_protocol_and_says_what_the_model_is(model: Model) -> None:
     assert isinstance(model, Model)
     assert (model.size, model.latent_shape) == (32, (4, 8, 8))
     assert model.name == "unnamed"
+
+
+def test_bfloat16_is_near_and_leaves_weights_and_gradients_wide(model: Model) -> None:
+    inputs, weights = drawn(model), changed(model.weights())
+    found = []
+    for precision in ("pipeline", "bfloat16"):
+        with computing(model, precision):
+            said = model.predict(weights, *inputs)
+            found.append((said, *torch.autograd.grad(said.square().mean(), weights.values())))
+    assert {each.dtype for each in found[1]} == {torch.float32}
+    assert not torch.equal(found[0][0], found[1][0])
+    for exact, near in zip(*found, strict=True):
+        assert float((near - exact).norm()) < 0.05 * float(exact.norm())
+    with computing(model, "pipeline"):
+        assert torch.equal(model.predict(weights, *inputs), found[0][0])
+
+
+def test_auto_is_bfloat16_only_where_a_cpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = model_for(tiny_pipeline())
+    half = model_for(tiny_pipeline().to(torch.float16))
+    for native in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
+        assert precision_of(small, "auto") == ("bfloat16" if native else "pipeline")
+        assert precision_of(half, "auto") == "pipeline"
+        assert precision_of(small, "pipeline") == "pipeline"
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_gains_are_paired_and_of_the_purpose_that_is_said() -> None:
     photos = pairs(3, seed=5, mark=PHOTO)
     shut = shut_in(model.weights(), MASK)
     ruler = Ruler(model, 10, 4, micro_batch=3)
-    found = ruler.gain(photos, shut, purpose="report")
+    before, after = ruler.errors(photos, [{}, shut], purpose="report")
     assert {len(call["timesteps"]) for call in model.calls} == {3, 1}
     kept = draw(model, photos, 10, purpose="report", seed=4)
     means = [
@@ -139,9 +139,8 @@ def test_gains_are_paired_and_of_the_purpose_that_is_said() -> None:
         .mean((1, 2, 3))
         for w in ({}, shut)
     ]
-    torch.testing.assert_close(found, means[0] - means[1])
-    assert not torch.equal(found, ruler.gain(photos, shut, purpose="choice"))
-    moved = ruler.drift(photos, shut, purpose="report")
+    torch.testing.assert_close(torch.stack([before, after]), torch.stack(means))
+    (moved,) = ruler.errors(photos, [shut], purpose="report", against="untouched")
     said = [
         model.predict(w, kept.noised, kept.timesteps, kept.condition)
         for w in (shut, model.weights())
@@ -224,7 +223,9 @@ def test_choice_and_report_never_share_a_draw() -> None:
     shown = [pairs(3, seed=k, mark=float(k)) for k in range(5)]
     seen = Evidence(*shown)
     ruler, shut = Ruler(model, 16, 0), shut_in(model.weights(), MASK)
-    report, choice = (ruler.gain(seen.photos, shut, purpose=p) for p in ("report", "choice"))
+    kinds = ("report", "choice")
+    pairs_of = [ruler.errors(seen.photos, [{}, shut], purpose=kind) for kind in kinds]
+    report, choice = (before - after for before, after in pairs_of)
     assert not torch.equal(report, choice)
     found = certify(ruler, model.weights(), MASK, seen)
     assert found["subject"]["mean"] == pytest.approx(float(report.mean()))

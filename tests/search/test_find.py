@@ -274,6 +274,25 @@ def test_an_error_leaves_the_pipeline_as_it_was(monkeypatch: pytest.MonkeyPatch)
     assert_untouched(pipeline, before)
 
 
+@pytest.mark.parametrize("asked", ["auto", "bfloat16", "pipeline"])
+def test_the_precision_that_was_computed_in_is_recorded(
+    asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = []
+    real = room.candidates
+
+    def candidates(*args: object, **options: object) -> list:
+        inside.append(torch.is_autocast_enabled("cpu"))
+        return real(*args, **options)
+
+    monkeypatch.setattr(room, "candidates", candidates)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    concept = find(tiny_pipeline(), subject(), precision=asked, **QUICK)
+    assert concept.settings["precision"] == {"auto": "bfloat16"}.get(asked, asked)
+    assert inside == [asked != "pipeline"]
+    assert not torch.is_autocast_enabled("cpu")
+
+
 @pytest.mark.slow
 def test_bfloat16_finds_a_concept_as_well() -> None:
     pipeline = tiny_pipeline().to(torch.bfloat16)

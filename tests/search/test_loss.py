@@ -132,7 +132,7 @@ def test_micro_batches_change_passes_and_nothing_else(size: int | None) -> None:
         torch.testing.assert_close(part.of[name], gradient)
     sizes = [len(call["timesteps"]) for call in model.calls if call["grad"]]
     assert sum(sizes) == 8
-    assert max(sizes) == min(size or 8, 8)
+    assert max(sizes) == min(size or 4, 4)
 
 
 def test_agreement_asks_the_untouched_network_once_a_step_and_without_gradient() -> None:
@@ -142,8 +142,23 @@ def test_agreement_asks_the_untouched_network_once_a_step_and_without_gradient()
     differentiate(loss, shut(model), prior_weight=1.0, step=0)
     differentiate(loss, shut(model), prior_weight=1.0, step=0)
     asked = [(len(c["timesteps"]), c["grad"]) for c in model.calls]
-    assert asked == [(4, False), (8, True), (8, True)]
-    assert torch.equal(model.calls[0]["noised"], model.calls[1]["noised"][4:])
+    assert asked == [(4, False), *[(4, True)] * 4]
+    assert torch.equal(model.calls[0]["noised"], model.calls[2]["noised"])
+
+
+def test_the_prior_may_have_fewer_samples() -> None:
+    model = ToyModel()
+    few = implanting(model, prior_batch=2).at(0, purpose="p", seed=0)
+    weights = shut(model)
+    found = differentiate(few, weights, prior_weight=1.0, step=0)
+    drawn = draw(model, pairs(2, seed=6, mark=PRIOR), 2, purpose="p prior", seed=0)
+    said = [
+        model.predict(w, drawn.noised, drawn.timesteps, drawn.condition) for w in ({}, weights)
+    ]
+    assert found.prior == pytest.approx(float((said[0] - said[1]).square().mean()))
+    whole = implanting(model).at(0, purpose="p", seed=0)
+    same = differentiate(whole, weights, prior_weight=1.0, step=0)
+    assert found.subject == pytest.approx(same.subject)
 
 
 def test_an_untouched_model_agrees_with_itself() -> None:

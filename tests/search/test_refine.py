@@ -9,7 +9,7 @@ from torch import Tensor
 from cones.errors import SearchError
 from cones.mask import NONE, Mask
 from cones.search.certify import shut_in
-from cones.search.loss import Loss
+from cones.search.loss import Loss, flat, split
 from cones.search.refine import refine
 from toy_model import K, Quadratic, TwoLayers, V, drawn
 
@@ -36,13 +36,13 @@ class Planted(Quadratic):
         return counted
 
 
-def flat(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {n: torch.zeros_like(w) for n, w in weights.items()}
+def even(weights: Mapping[str, Tensor]) -> Tensor:
+    return torch.zeros_like(flat(weights))
 
 
 def test_the_best_mask_is_found_from_a_wrong_start() -> None:
     losses = Planted(80, 0.2)
-    wrong = {n: drawn(9, *w.shape) for n, w in losses.weights.items()}
+    wrong = flat({n: drawn(9, *w.shape) for n, w in losses.weights.items()})
     options = {"density": losses.best.density, "steps": 150, "rate": 0.1}
     mask, _, _ = refine(losses, losses.weights, wrong, **options)
     assert mask == losses.best
@@ -68,21 +68,19 @@ def test_scores_follow_adam_on_the_gradient_with_the_mask_in_place() -> None:
             s.grad = g
         ascent.step()
     mask, scores, lam = refine(
-        losses, weights, ranking, density=0.4, steps=steps, rate=0.1, prior_weight=0.3
+        losses, weights, flat(ranking), density=0.4, steps=steps, rate=0.1, prior_weight=0.3
     )
     assert (len(mask), lam) == (count, 0.3)
-    for name, s in latent.items():
-        torch.testing.assert_close(scores[name], s.detach())
-    cut = torch.cat([s.flatten() for s in scores.values()]).topk(count).values[-1]
-    assert mask == Mask.where({n: s >= cut for n, s in scores.items()})
+    torch.testing.assert_close(scores, flat(latent))
+    assert mask == Mask.where(split(scores >= scores.topk(count).values[-1], weights))
 
 
 def test_a_dense_mask_grows_over_half_of_the_steps() -> None:
     dense = Planted(8, 0.5)
-    refine(dense, dense.weights, flat(dense.weights), density=0.25, steps=6, rate=0.1)
+    refine(dense, dense.weights, even(dense.weights), density=0.25, steps=6, rate=0.1)
     assert dense.shut == [1, 2, 3, 4, 4, 4]
     sparse = Planted(500, 0.5)
-    refine(sparse, sparse.weights, flat(sparse.weights), density=0.0132, steps=4, rate=0.1)
+    refine(sparse, sparse.weights, even(sparse.weights), density=0.0132, steps=4, rate=0.1)
     assert sparse.shut == [13] * 4
 
 
@@ -90,22 +88,22 @@ def test_guard_and_within_hold_throughout() -> None:
     losses, weights = TwoLayers(), TwoLayers().weights()
     inside = Mask.where({n: drawn(5, *w.shape) > 0 for n, w in weights.items()})
     options = {"density": 0.2, "steps": 20, "rate": 0.2}
-    mask, _, _ = refine(losses, weights, flat(weights), within=inside, **options)
+    mask, _, _ = refine(losses, weights, even(weights), within=inside, **options)
     assert mask <= inside
     assert len(mask) == round(0.2 * 42)
-    guarded, _, _ = refine(losses, weights, flat(weights), guard=0.5, **options)
+    guarded, _, _ = refine(losses, weights, even(weights), guard=0.5, **options)
     for name, index in guarded.indices.items():
         kept = weights[name].flatten()[index].abs()
         assert bool((kept < 0.5 * weights[name].std(correction=0)).all())
     few = Mask({n: tuple(w.shape) for n, w in weights.items()}, {K: torch.tensor([1, 6]), V: NONE})
-    found, _, _ = refine(losses, weights, flat(weights), within=few, **options)
+    found, _, _ = refine(losses, weights, even(weights), within=few, **options)
     assert found == few
 
 
 def test_nothing_to_shut_is_refused() -> None:
     losses, weights = TwoLayers(), TwoLayers().weights()
     with pytest.raises(SearchError, match="found no weight to shut at density 0.001"):
-        refine(losses, weights, flat(weights), density=0.001, steps=1, rate=0.1)
+        refine(losses, weights, even(weights), density=0.001, steps=1, rate=0.1)
 
 
 class Tug:
@@ -133,7 +131,7 @@ def drift_of(losses: Tug, mask: Mask) -> float:
 def test_lambda_is_steered_to_the_drift_that_is_asked_for(drift: float) -> None:
     losses = Tug()
     options = {"density": 0.2, "steps": 400, "rate": 0.02, "prior_weight": 0.1}
-    start = {"w": losses.gains}
+    start = losses.gains
     free, _, lam = refine(losses, losses.weights, start, **options)
     assert lam == 0.1
     mask, _, steered = refine(losses, losses.weights, start, drift=drift, **options)
@@ -145,7 +143,7 @@ def test_lambda_is_steered_to_the_drift_that_is_asked_for(drift: float) -> None:
 
 def test_lambda_answers_at_once_and_for_good() -> None:
     losses, aim = Tug(), 0.01
-    first = {"w": losses.gains}
+    first = losses.gains
     options = {"density": 0.005, "steps": 1, "rate": 0.02, "drift": aim}  # one neuron
     mask, _, lam = refine(losses, losses.weights, first, **options)
     drift = aim + 0.1 * (drift_of(losses, mask) - aim)
@@ -158,15 +156,15 @@ def test_the_order_of_a_dictionary_changes_no_bit() -> None:
     losses, weights = TwoLayers(), TwoLayers().weights()
     turned = dict(reversed(weights.items()))
     options = {"density": 0.2, "steps": 9, "rate": 0.1}
-    first = refine(losses, weights, flat(weights), **options)
-    second = refine(losses, turned, flat(turned), **options)
+    first = refine(losses, weights, even(weights), **options)
+    second = refine(losses, turned, even(turned), **options)
     assert first[0] == second[0]
-    assert all(torch.equal(first[1][n], second[1][n]) for n in weights)
+    assert torch.equal(first[1], second[1])
 
 
 def test_half_precision_weights_are_read_only() -> None:
     losses, weights = TwoLayers(), TwoLayers().weights(torch.bfloat16)
     before = {n: w.clone() for n, w in weights.items()}
-    _, scores, _ = refine(losses, weights, flat(weights), density=0.2, steps=5, rate=0.1)
-    assert {s.dtype for s in scores.values()} == {torch.float32}
+    _, scores, _ = refine(losses, weights, even(weights), density=0.2, steps=5, rate=0.1)
+    assert scores.dtype == torch.float32
     assert all(torch.equal(w, before[n]) for n, w in weights.items())

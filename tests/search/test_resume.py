@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cones.errors import SearchError
-from cones.search.loss import Loss, Losses
+from cones.search.loss import Loss, Losses, flat
 from cones.search.refine import refine
 from cones.search.resume import Keeper, owned
 from cones.search.score import score_accelerated, score_sampled
@@ -19,17 +19,16 @@ STEPS = 9
 
 
 def run_refine(losses: Losses, weights: dict, **options: object) -> dict:
-    start = {n: torch.zeros_like(w) for n, w in weights.items()}
+    start = torch.zeros_like(flat(weights))
     options |= {"rate": 0.1, "drift": 0.05}
     mask, scores, lam = refine(losses, weights, start, density=0.2, steps=STEPS, **options)
     positions = {f"{n} positions": index for n, index in mask.indices.items()}
-    return {**scores, **positions, "lambda": torch.tensor(lam)}
+    return {"scores": scores, **positions, "lambda": torch.tensor(lam)}
 
 
 ENGINES: dict[str, Callable] = {
-    "sampled": lambda *a, **k: score_sampled(*a, steps=STEPS, rate=0.01, **k),
-    "sgd": lambda *a, **k: score_accelerated(*a, steps=STEPS, rate=0.01, optimiser="sgd", **k),
-    "adam": lambda *a, **k: score_accelerated(*a, steps=STEPS, rate=0.01, **k),
+    "sampled": lambda *a, **k: {"scores": score_sampled(*a, steps=STEPS, rate=0.01, **k)},
+    "adam": lambda *a, **k: {"scores": score_accelerated(*a, steps=STEPS, rate=0.01, **k)},
     "refine": run_refine,
 }
 

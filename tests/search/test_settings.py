@@ -71,7 +71,7 @@ def test_records_leave_out_what_the_rule_never_reads() -> None:
     for rule in ("sum", "adam"):
         assert set(Settings(rule=rule).recorded()) == everything - refining
     bare = Settings(prior="none").recorded()
-    assert everything - set(bare) == {"prior_weight", "prior_count"}
+    assert everything - set(bare) == {"prior_weight", "prior_count", "prior_batch"}
     assert Settings(seed=7).recorded()["seed"] == 7
 
 

@@ -8,6 +8,7 @@ refused: its verdict is ``"not gained"``.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -17,7 +18,7 @@ from torch import Tensor
 from cones.errors import SearchError
 from cones.mask import Mask
 from cones.models.protocol import Model
-from cones.search.loss import Against, Draw, Examples, Weights, draw, errors
+from cones.search.loss import Against, Examples, Weights, draw, errors
 from cones.search.resume import Progress, silent
 
 GAINED, FAILED, UNAVAILABLE = "gained", "not gained", "unavailable"
@@ -63,23 +64,21 @@ class Ruler:
     seed: int
     micro_batch: int | None = None  # samples in the network at once; None: 32
 
-    def gain(self, pairs: Examples, shut: Weights, *, purpose: str) -> Float[Tensor, " n"]:
-        """Measure how much the squared error falls, draw by draw."""
-        drawn = self._draw(pairs, purpose, "data")
-        return self._errors({}, drawn) - self._errors(shut, drawn)
-
-    def drift(self, pairs: Examples, shut: Weights, *, purpose: str) -> Float[Tensor, " n"]:
-        """Measure the squared change of what the network predicts, draw by draw."""
-        return self._errors(shut, self._draw(pairs, purpose, "untouched"))
-
-    def _draw(self, pairs: Examples, purpose: str, against: Against) -> Draw:
-        options = {"against": against, "micro_batch": self.micro_batch or 32}
-        return draw(self.model, pairs, self.draws, purpose=purpose, seed=self.seed, **options)
-
     @torch.no_grad()
-    def _errors(self, weights: Weights, drawn: Draw) -> Float[Tensor, " n"]:
-        parts = drawn.parts(self.micro_batch or 32)
-        return torch.cat([errors(self.model, weights, part).cpu() for part in parts])
+    def errors(
+        self,
+        pairs: Examples,
+        changed: Sequence[Weights],
+        *,
+        purpose: str,
+        against: Against = "data",
+    ) -> list[Float[Tensor, " n"]]:
+        """Measure the squared error with each of some weights, draw by draw."""
+        size = self.micro_batch or 32
+        options = {"purpose": purpose, "seed": self.seed, "against": against, "micro_batch": size}
+        parts = list(draw(self.model, pairs, self.draws, **options).parts(size))
+        found = [[errors(self.model, each, part).cpu() for part in parts] for each in changed]
+        return [torch.cat(each) for each in found]
 
 
 def shut_in(weights: Weights, mask: Mask) -> dict[str, Tensor]:
@@ -105,18 +104,18 @@ def certify(
     """
     random = mask.random_like(torch.Generator().manual_seed(ruler.seed))
     shut, control = shut_in(weights, mask), shut_in(weights, random)
-    plan = {
-        "subject": (ruler.gain, evidence.photos, shut),
-        "others": (ruler.gain, evidence.others, shut),
-        "random": (ruler.gain, evidence.photos, control),
-        "drift_noun": (ruler.drift, evidence.noun, shut),
-        "drift_unrelated": (ruler.drift, evidence.unrelated, shut),
-    }
-    measured = {}
-    for name, (measure, pairs, changed) in plan.items():
-        measured[name] = measure(pairs, changed, purpose="report")
-        progress("certificate", len(measured), len(plan), name)
+    errors, told = partial(ruler.errors, purpose="report"), partial(progress, "certificate")
+    before, after, chance = errors(evidence.photos, [{}, shut, control])
+    told(1, 4, "subject")
+    bare, others = errors(evidence.others, [{}, shut])
+    told(2, 4, "others")
+    (noun,) = errors(evidence.noun, [shut], against="untouched")
+    told(3, 4, "noun")
+    (unrelated,) = errors(evidence.unrelated, [shut], against="untouched")
+    told(4, 4, "unrelated")
+    measured = {"subject": before - after, "others": bare - others, "random": before - chance}
     measured["lead"] = measured["subject"] - measured["others"]
+    measured |= {"drift_noun": noun, "drift_unrelated": unrelated}
     found = {name: t_interval(each) for name, each in measured.items()}
     passed = min(found["subject"]["low"], found["lead"]["low"]) > 0
     seen = evidence.kept is None
@@ -140,15 +139,19 @@ def choose(
         The sparsest that lags the best by at most one standard error over paired draws; and for
         each mask its density, gain, drift and ``value``, the gain less lambda times the drift.
     """
-    rows, values = [], []
-    for mask in masks:
-        shut = shut_in(weights, mask)
-        gain = sum(ruler.gain(each.photos, shut, purpose="choice") for each in evidence)
-        drift = sum(ruler.drift(each.noun, shut, purpose="choice") for each in evidence)
-        values.append(gain - prior_weight * drift)
-        means = {"gain": gain, "drift": drift, "value": values[-1]}
-        rows.append({"density": mask.density} | {n: float(v.mean()) for n, v in means.items()})
-    best = max(values, key=lambda each: float(each.mean()))
-    behind = [best - each for each in values]
-    near = [float(d.mean()) <= float(d.std()) / len(d) ** 0.5 for d in behind]
-    return near.index(True), rows
+    changed = [shut_in(weights, mask) for mask in masks]
+    gain, drift = torch.zeros(()), torch.zeros(())
+    for each in evidence:
+        before, *after = ruler.errors(each.photos, [{}, *changed], purpose="choice")
+        gain = gain + before - torch.stack(after)
+        moved = ruler.errors(each.noun, changed, purpose="choice", against="untouched")
+        drift = drift + torch.stack(moved)
+    value = gain - prior_weight * drift
+    means = {"gain": gain.mean(1), "drift": drift.mean(1), "value": value.mean(1)}
+    rows = [
+        {"density": mask.density} | {name: float(mean[k]) for name, mean in means.items()}
+        for k, mask in enumerate(masks)
+    ]
+    behind = value[means["value"].argmax()] - value
+    near = behind.mean(1) <= behind.std(1) / behind.shape[1] ** 0.5
+    return near.tolist().index(True), rows

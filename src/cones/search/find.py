@@ -8,7 +8,7 @@ the result on what the search never saw. The pipeline is as before afterwards, b
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,12 +24,13 @@ from cones.mask import Mask
 from cones.models import model_for
 from cones.models.protocol import Model, Pipeline
 from cones.models.sampling import sample
+from cones.models.unet import computing, precision_of
 from cones.models.words import choose_start, spoken, vectors
 from cones.search.certify import FAILED, GAINED, UNAVAILABLE, Evidence, Ruler, certify, choose
-from cones.search.loss import Examples, ImplantingLoss, JointLoss, examples
+from cones.search.loss import Examples, ImplantingLoss, JointLoss, Weights, examples
 from cones.search.prior import pictures, prior_prompts, unseen_prompts
 from cones.search.resume import Keeper, Progress, owned, silent
-from cones.search.rules import candidates
+from cones.search.rules import Found, candidates
 from cones.search.select import nested
 from cones.search.settings import JOINT_DENSITIES, Settings
 from cones.subject import Source, Subject, read_pixels, with_article
@@ -129,17 +130,26 @@ class _Search:
     within: Concept | None = None
 
     def run(self, subjects: Sequence[Subject], others: Sequence[Source | None]) -> Concept:
+        """Draw, give words, encode, search, and put the concept together."""
         started, model = time.monotonic(), self.model
         base = Fingerprint.of(model.weights("both"), model.name)
         drawn = [self._drawn(base, *each) for each in zip(subjects, others, strict=True)]
         words = [self._word(subject) for subject in subjects]
         with spoken(model.pipeline, {word.identifier: word.embeddings for word in words}):
             cases = [self._case(*each) for each in zip(subjects, drawn, strict=True)]
-        record: dict[str, object] = dict(self.settings.recorded())
+        weights = model.weights(self.settings.scope)
+        precision = precision_of(model, self.settings.precision)
+        record: dict[str, object] = {**self.settings.recorded(), "precision": precision}
         if self.within is not None:
             record["within"] = self.within.mask.digest
         with model.without_encoders(), self._keeper([base.weights, record], cases) as keeper:
-            levels, certificate = self._searched([s.identifier for s in subjects], cases, keeper)
+            losses, evidence = zip(*cases, strict=True)
+            loss = losses[0] if len(losses) == 1 else JointLoss(losses)
+            within = self.within and self.within.mask
+            with computing(model, precision):
+                found = candidates(loss, weights, self.settings, within=within, keeper=keeper)
+            shown = dict(zip([each.identifier for each in subjects], evidence, strict=True))
+            levels, certificate = self._certified(found, weights, shown)
             keeper.forget()
         certificate["seconds"] = round(time.monotonic() - started, 1)
         return Concept(levels, tuple(words), base, record, certificate)
@@ -196,6 +206,7 @@ class _Search:
             encode(pixels[:cut], said[:cut]) if cut else None,
             against="data" if given.prior == "drawn" else "untouched",
             batch=given.batch,
+            prior_batch=given.prior_batch if cut else None,
             micro_batch=given.micro_batch,
             weighting=given.weighting,
         )
@@ -221,30 +232,26 @@ class _Search:
             self.progress("search", 0, 1, f"kept in {folder}")
             yield Keeper(folder, self.progress)
 
-    def _searched(
-        self, names: Sequence[str], cases: Sequence[Case], keeper: Keeper
+    def _certified(
+        self, found: Sequence[Found], weights: Weights, shown: Mapping[str, Evidence]
     ) -> tuple[tuple[Mask, ...], dict[str, object]]:
-        """Search, choose and certify."""
-        given, weights = self.settings, self.model.weights(self.settings.scope)
+        """Choose among what was found, certify it, and cut its levels."""
+        given, extra = self.settings, dict[str, object]()
         ruler = Ruler(self.model, given.draws, given.seed, given.micro_batch)
-        losses, evidence = zip(*cases, strict=True)
-        loss = losses[0] if len(losses) == 1 else JointLoss(losses)
-        within = self.within and self.within.mask
-        found = candidates(loss, weights, given, within=within, keeper=keeper)
-        (mask, score, lam), extra = found[-1], dict[str, object]()
+        mask, score, lam = found[-1]
         if len(found) > 1:
-            masks = [each[0] for each in found]
+            masks, evidence = [each[0] for each in found], list(shown.values())
             best, extra["line_search"] = choose(ruler, weights, masks, evidence, prior_weight=lam)
             mask, score, lam = found[best]
         if given.prior != "none":
             extra["prior_weight"] = lam
         each = {
-            name: certify(ruler, weights, mask, shown, progress=self.progress)
-            for name, shown in zip(names, evidence, strict=True)
+            name: certify(ruler, weights, mask, evidence, progress=self.progress)
+            for name, evidence in shown.items()
         }
         verdicts = [certificate["verdict"] for certificate in each.values()]
         worst = next((v for v in (FAILED, UNAVAILABLE) if v in verdicts), GAINED)
-        certificate = each if len(each) > 1 else each[names[0]]
+        certificate = each if len(each) > 1 else next(iter(each.values()))
         return nested(score, mask, LEVELS), {**certificate, "verdict": worst, **extra}
 
 

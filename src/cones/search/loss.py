@@ -8,14 +8,13 @@ joins these in :func:`differentiate`. The model is never written to.
 """
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Literal, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -82,25 +81,10 @@ class Draw:
 
     def parts(self, size: int | None) -> Iterator["Draw"]:
         """Cut the samples into pieces of at most ``size``."""
-        for start in range(0, len(self.timesteps), size or len(self.timesteps)):
-            rows = slice(start, start + size if size else None)
-            yield _mapped(lambda each, rows=rows: each[0][rows], self)
-
-    def joined(self, other: "Draw") -> "Draw":
-        """Put the samples of ``other`` after these."""
-        return _mapped(torch.cat, self, other)
-
-
-def _mapped(function: Callable[[list[Tensor]], Tensor], *draws: Draw) -> Draw:
-    """Apply a function to every kind of tensor of some draws."""
-    condition = {n: function([d.condition[n] for d in draws]) for n in draws[0].condition}
-    return Draw(
-        function([d.noised for d in draws]),
-        function([d.timesteps for d in draws]),
-        function([d.target for d in draws]),
-        function([d.weight for d in draws]),
-        condition,
-    )
+        size = size or len(self.timesteps)
+        tensors = (self.noised, self.timesteps, self.target, self.weight)
+        for k, cut in enumerate(zip(*(each.split(size) for each in tensors), strict=True)):
+            yield Draw(*cut, {n: each.split(size)[k] for n, each in self.condition.items()})
 
 
 def draw(
@@ -171,26 +155,26 @@ class ImplantingLoss:
     subject: Examples
     prior: Examples | None = None
     against: Against = "untouched"
-    batch: int = 8  # samples of the subject in a step, and as many of the prior
+    batch: int = 8  # samples of the subject in a step
+    prior_batch: int | None = None  # samples of the prior; None: as many
     micro_batch: int | None = None  # samples in the network at once; None: all
     weighting: str = "uniform"
 
     def at(self, step: int, *, purpose: str, seed: int) -> Loss:
         """Draw the samples of ``step`` and give their loss as a function of the weights."""
         options = {"seed": seed, "step": step, "weighting": self.weighting}
-        drawn = draw(self.model, self.subject, self.batch, purpose=purpose, **options)
+        halves = [draw(self.model, self.subject, self.batch, purpose=purpose, **options)]
         if self.prior is not None:
             options |= {"against": self.against, "micro_batch": self.micro_batch}
             options |= {"purpose": f"{purpose} prior"}
-            drawn = drawn.joined(draw(self.model, self.prior, self.batch, **options))
+            halves += [draw(self.model, self.prior, self.prior_batch or self.batch, **options)]
 
         def loss(weights: Weights) -> Iterator[tuple[Tensor, Tensor]]:
-            left = self.batch  # samples of the subject come first
-            for part in drawn.parts(self.micro_batch):
-                each = errors(self.model, weights, part)
-                subject, prior = each[:left], each[left:]
-                left = max(0, left - len(each))
-                yield subject.sum() / self.batch, prior.sum() / self.batch  # Eqs. 2 and 3
+            for k, drawn in enumerate(halves):
+                for part in drawn.parts(self.micro_batch):
+                    found = errors(self.model, weights, part).sum() / len(drawn.timesteps)
+                    none = torch.zeros_like(found)
+                    yield (none, found) if k else (found, none)  # Eqs. 2 and 3
 
         return loss
 
@@ -244,13 +228,25 @@ def differentiate(loss: Loss, point: Weights, *, prior_weight: float, step: int)
                         "searched weight to be used; undo fused projections, or narrow the scope"
                     )
                 of[name] = of[name] + wide(gradient) if name in of else wide(gradient)
-    odd = [f"the gradient of {n!r}" for n, g in of.items() if not bool(g.isfinite().all())]
-    if odd or not math.isfinite(sums.sum()):
+    total = sums.sum() + torch.stack([each.sum() for each in of.values()]).sum().cpu()
+    if not total.isfinite():  # a single inf or nan makes it inf or nan
         raise SearchError(
-            f"{(odd or ['the loss'])[0]} at step {step} is not finite; expected finite numbers; "
+            f"the loss or its gradient at step {step} is not finite; expected finite numbers; "
             "use bfloat16 or float32 instead of float16, lower the rate, or check the photos"
         )
     return Gradient(float(sums[0]), float(sums[1]), of)
+
+
+def flat(tensors: Mapping[str, Tensor]) -> Shaped[Tensor, " n"]:
+    """Copy tensors into one, end to end in the order of their names."""
+    return torch.cat([tensors[name].detach().reshape(-1) for name in sorted(tensors)])
+
+
+def split(values: Shaped[Tensor, " n"], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo :func:`flat`: cut into views that have the names and shapes of ``like``."""
+    names = sorted(like)
+    parts = values.split([like[name].numel() for name in names])
+    return {n: part.view(like[n].shape) for n, part in zip(names, parts, strict=True)}
 
 
 def wide(tensor: Tensor) -> Tensor:

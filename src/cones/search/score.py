@@ -2,15 +2,14 @@
 
 Both algorithms sum ``theta * dL/dtheta`` over K gradients. They differ in the points where these
 are taken: on the self-adaptive path of Eq. 10 (Algorithm 1), or on a gate ``xi`` (Algorithm A2).
-The model is never written to. Turning scores into neurons is :mod:`select`.
+Scores are flat, see :func:`cones.search.loss.flat`. The model is never written to.
 """
 
-from typing import Literal
-
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from cones.search.loss import Gradient, Losses, Weights, differentiate, wide
+from cones.search.loss import Gradient, Losses, Weights, differentiate, flat, split, wide
 from cones.search.resume import Keeper, Slots
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's
@@ -24,7 +23,7 @@ def score_sampled(
     rate: float,
     prior_weight: float = 1.0,
     keeper: Keeper | None = None,
-) -> dict[str, Tensor]:
+) -> Float[Tensor, " n"]:
     """Sum ``theta * dL/dtheta`` along the self-adaptive samples (Algorithm 1, Eqs. 9-11).
 
     Takes exactly ``steps`` gradients, ``theta^1 .. theta^K``: the sum of the paper has K terms,
@@ -37,24 +36,22 @@ def score_sampled(
     Raises:
         SearchError: A loss or gradient is not finite, or the state cannot be kept.
     """
-    weights = in_order(weights)
-
-    def start() -> Slots:
-        copies = {name: wide(w).clone() for name, w in weights.items()}
-        return {"theta": copies, "total": zeros(weights)}
+    theta = flat(weights)
+    start = {"theta": wide(theta.clone()), "total": torch.zeros_like(wide(theta))}
 
     def measure(slots: Slots, step: int) -> Gradient:
-        point = {name: t.to(weights[name].dtype) for name, t in slots["theta"].items()}
+        point = split(slots["search"]["theta"].to(theta.dtype), weights)
         return differentiate(losses(step), point, prior_weight=prior_weight, step=step)
 
     def absorb(slots: Slots, step: int, found: Gradient) -> None:
-        for name, theta in slots["theta"].items():
-            product = theta * found.of[name]
-            slots["total"][name] += product  # Eq. 9
-            theta.addcmul_(product, theta, value=-rate)  # Eqs. 10 and 11
+        now, total = slots["search"]["theta"], slots["search"]["total"]
+        product = now * flat(found.of)
+        total += product  # Eq. 9
+        now.addcmul_(product, now, value=-rate)  # Eqs. 10 and 11
 
     run = (keeper or Keeper()).run
-    return run("score", steps, start=start, measure=measure, absorb=absorb)["total"]
+    slots = run("score", steps, start=lambda: {"search": start}, measure=measure, absorb=absorb)
+    return slots["search"]["total"]
 
 
 def score_accelerated(
@@ -64,55 +61,43 @@ def score_accelerated(
     steps: int,
     rate: float,
     prior_weight: float = 1.0,
-    optimiser: Literal["adam", "sgd"] = "adam",
     keeper: Keeper | None = None,
-) -> dict[str, Tensor]:
-    """Read ``M_p`` off K gradient steps on a gate ``xi * theta`` (Algorithm A2, Eqs. A12-A19).
+) -> Float[Tensor, " n"]:
+    """Read ``M_p`` off K steps of Adam on a gate ``xi * theta`` (Algorithm A2, Eqs. A12-A19).
 
-    With ``"sgd"`` this is the paper to the letter: one gradient equals :func:`score_sampled`, and
-    more differ from it by O(``rate``) (Eq. A17). With ``"adam"`` each gate moves by about ``rate``
-    a step whatever its scale, so ``M_p`` lies in about [-K, K] and counts how *consistently*
-    shutting helps; only so can the paper's rates be understood.
+    Each gate moves by about ``rate`` a step whatever its scale, so ``M_p`` lies in about [-K, K]
+    and counts how *consistently* shutting helps; only so can the paper's rates be understood.
+    Plain descent, Eq. A15, would give :func:`score_sampled` up to O(``rate``) (Eq. A17).
     """
-    weights = in_order(weights)
-    slots_of = ("shrink", "first", "second") if optimiser == "adam" else ("shrink",)
-
-    def start() -> Slots:
-        # Steps from xi = 1 are below float32's resolution at the paper's rate: keep 1 - xi.
-        return {slot: zeros(weights) for slot in slots_of}
+    theta = flat(weights)
+    # Steps from xi = 1 are below float32's resolution at the paper's rate: keep 1 - xi.
+    start = climbing(torch.zeros_like(wide(theta)))
 
     def measure(slots: Slots, step: int) -> Gradient:
-        xi = {name: 1 - s for name, s in slots["shrink"].items()}
-        gamma = {name: (xi[name] * w).to(w.dtype) for name, w in weights.items()}
-        return differentiate(losses(step), gamma, prior_weight=prior_weight, step=step)
+        gamma = ((1 - slots["search"]["score"]) * theta).to(theta.dtype)
+        point = split(gamma, weights)
+        return differentiate(losses(step), point, prior_weight=prior_weight, step=step)
 
     def absorb(slots: Slots, step: int, found: Gradient) -> None:
-        for name, w in weights.items():
-            ascent = w * found.of[name]  # Eqs. A12 and A13: dL/dxi
-            if optimiser == "adam":
-                climb(slots, "shrink", name, ascent, step=step, rate=rate)
-            else:
-                slots["shrink"][name].add_(ascent, alpha=rate)  # Eq. A15
+        ascent = theta * flat(found.of)  # Eqs. A12 and A13: dL/dxi
+        climb(slots["search"], ascent, step=step, rate=rate)
 
     run = (keeper or Keeper()).run
-    shrink = run("score", steps, start=start, measure=measure, absorb=absorb)["shrink"]
-    return {name: s / rate for name, s in shrink.items()}  # Eq. A19
+    slots = run("score", steps, start=lambda: {"search": start}, measure=measure, absorb=absorb)
+    return slots["search"]["score"] / rate  # Eq. A19
 
 
-def climb(slots: Slots, slot: str, name: str, ascent: Tensor, *, step: int, rate: float) -> None:
-    """Move a slot up along ``ascent`` by one step of Adam, in place; ``step`` counts from 0."""
-    first, second = slots["first"][name], slots["second"][name]
+def climbing(score: Float[Tensor, " n"]) -> dict[str, Tensor]:
+    """Give the state of Adam before its first step."""
+    return {"score": score, "first": torch.zeros_like(score), "second": torch.zeros_like(score)}
+
+
+def climb(
+    state: dict[str, Tensor], ascent: Float[Tensor, " n"], *, step: int, rate: float
+) -> None:
+    """Move scores up along ``ascent`` by one step of Adam, in place; ``step`` counts from 0."""
+    first, second = state["first"], state["second"]
     first.lerp_(ascent, 1 - BETAS[0])
     second.mul_(BETAS[1]).addcmul_(ascent, ascent, value=1 - BETAS[1])
     scale = second.div(1 - BETAS[1] ** (step + 1)).sqrt_().add_(EPSILON)
-    slots[slot][name].addcdiv_(first, scale, value=rate / (1 - BETAS[0] ** (step + 1)))
-
-
-def in_order(weights: Weights) -> dict[str, Tensor]:
-    """View the weights outside of autograd, sorted: no result depends on a dictionary's order."""
-    return {name: weights[name].detach() for name in sorted(weights)}
-
-
-def zeros(weights: Weights) -> dict[str, Tensor]:
-    """Give an empty accumulator in at least float32."""
-    return {name: torch.zeros_like(wide(w)) for name, w in weights.items()}
+    state["score"].addcdiv_(first, scale, value=rate / (1 - BETAS[0] ** (step + 1)))

@@ -1,37 +1,27 @@
-"""Turn scores into concept neurons: by threshold (Eq. A20) or by the share of weights to shut.
+"""Turn scores into concept neurons: the share of the weights to shut decides (Eq. A20).
 
-Scores have no natural scale, so density is the knob and ``tau`` its result. Selection is exact
-and deterministic: ties go to the parameter whose name sorts first, then to the lower position, so
-masks of growing density are nested.
+Scores have no natural scale, so density is the knob and ``tau`` its result. They come flat, as
+:func:`cones.search.loss.flat` orders them. Selection is exact and deterministic: ties go to the
+parameter whose name sorts first, then to the lower position, so masks of growing density are
+nested.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Literal, TypeAlias
+from collections.abc import Iterable
 
+import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cones.errors import SearchError
 from cones.mask import Mask
-
-Scores: TypeAlias = Mapping[str, Tensor]
-Hits: TypeAlias = dict[str, Bool[Tensor, "..."]]
-
-
-def threshold(score: Scores, tau: float) -> Mask:
-    """Keep what exceeds ``tau`` (Eq. A20), which is in the units of ``score`` and above 0."""
-    if not tau > 0:
-        raise SearchError(f"tau is {tau}; expected more than 0 (Algorithm 1); raise it")
-    return Mask.where({name: s > tau for name, s in score.items()})  # Eq. A20
+from cones.search.loss import Weights, flat, split
 
 
 def top(
-    score: Scores,
-    weights: Mapping[str, Tensor],
+    score: Float[Tensor, " n"],
+    weights: Weights,
     *,
     density: float,
-    per: Literal["model", "layer"] = "model",
     guard: float | None = None,
     within: Mask | None = None,
 ) -> Mask:
@@ -39,63 +29,60 @@ def top(
 
     Args:
         score: ``M_p`` of every weight, or anything that ranks alike.
-        weights: The searched weights, of the same names and shapes.
+        weights: The searched weights.
         density: Share of the weights to keep. Exact, unless fewer may be shut.
-        per: ``"layer"`` takes the share of every parameter, ``"model"`` of all together.
         guard: Keep only weights with ``|theta| < guard * std`` of their parameter.
         within: Keep only neurons of this mask (Sec. 3.3); a MaskError if of another model.
     """
-    allowed = eligible(weights, guard=guard, within=within)
-    allowed = {name: hit & (score[name] > 0) for name, hit in allowed.items()}
-    groups = [list(score)] if per == "model" else [[name] for name in score]
-    hits: Hits = {}
-    for group in groups:
-        count = round(density * sum(weights[name].numel() for name in group))
-        of_group = {name: allowed[name] for name in group}
-        hits |= highest({name: score[name] for name in group}, of_group, count)
-    return Mask.where(hits)
+    allowed = eligible(weights, guard=guard, within=within) & (score > 0)
+    hits = highest(only(score, allowed), round(density * len(score)))
+    return Mask.where(split(hits, weights))
 
 
-def nested(score: Scores, mask: Mask, shares: Iterable[float]) -> tuple[Mask, ...]:
+def nested(score: Float[Tensor, " n"], mask: Mask, shares: Iterable[float]) -> tuple[Mask, ...]:
     """Cut sparser levels from a mask by score; each holds the one before, ``mask`` is the last.
 
     ``shares`` says which shares of its neurons the others keep. The sign of scores is ignored.
     """
-    levels, hits = [mask], {n: hit.to(score[n].device) for n, hit in mask.hits().items()}
+    levels, like = [mask], mask.hits()
+    hits = flat(like).to(score.device)
     for share in sorted(shares, reverse=True):
-        hits = highest(score, hits, round(share * len(mask)))
-        levels.insert(0, Mask.where(hits))
+        hits = highest(only(score, hits), round(share * len(mask)))
+        levels.insert(0, Mask.where(split(hits, like)))
     return tuple(levels)
 
 
 def eligible(
-    weights: Mapping[str, Tensor], *, guard: float | None = None, within: Mask | None = None
-) -> Hits:
+    weights: Weights, *, guard: float | None = None, within: Mask | None = None
+) -> Bool[Tensor, " n"]:
     """Mark the weights that may be shut: ``|theta| < guard * std``, and in ``within``."""
-    marked = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+    marked = flat({name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()})
     if guard is not None:
-        for name, weight in weights.items():
-            theta = weight.detach().float()
-            marked[name] &= theta.abs() < guard * theta.std(correction=0)
+        theta = {name: weight.detach().float() for name, weight in weights.items()}
+        small = {name: w.abs() < guard * w.std(correction=0) for name, w in theta.items()}
+        marked &= flat(small)
     if within is not None:
         inside = (Mask.empty({n: tuple(w.shape) for n, w in weights.items()}) | within).hits()
-        for name, hit in marked.items():
-            hit &= inside[name].to(hit.device)
+        marked &= flat({name: inside[name] for name in weights}).to(marked.device)
     return marked
 
 
-def highest(score: Scores, allowed: Hits, count: int) -> Hits:
-    """Mark the ``count`` highest allowed scores, or all allowed if there are no more."""
-    if count <= 0:
-        return {name: torch.zeros_like(hit) for name, hit in allowed.items()}
-    pool = torch.cat([score[name][allowed[name]] for name in sorted(score)])
-    if count >= len(pool):
-        return dict(allowed)
-    cut = pool.topk(count, sorted=False).values.min()
-    hits = {name: allowed[name] & (s > cut) for name, s in score.items()}
-    missing = count - sum(int(hit.sum()) for hit in hits.values())
-    for name in sorted(score):
-        ties = (allowed[name] & (score[name] == cut)).reshape(-1).nonzero()[:missing, 0]
-        hits[name].view(-1)[ties] = True
-        missing -= len(ties)
+def only(score: Float[Tensor, " n"], allowed: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Put the scores of what may not be shut below all others."""
+    return score.masked_fill(~allowed, -torch.inf)
+
+
+def highest(score: Float[Tensor, " n"], count: int) -> Bool[Tensor, " n"]:
+    """Mark the ``count`` highest scores, or all that are finite if there are no more."""
+    if not count:
+        return torch.zeros_like(score, dtype=torch.bool)
+    count = min(count, len(score))
+    if score.device.type == "cpu":  # many times faster than any function of torch
+        cut = float(np.partition(score.numpy(), -count)[-count])
+    else:
+        cut = float(score.topk(count, sorted=False).values.min())
+    if cut == -torch.inf:
+        return score > cut
+    hits = score > cut
+    hits[(score == cut).nonzero()[: count - int(hits.sum()), 0]] = True
     return hits

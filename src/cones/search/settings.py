@@ -16,7 +16,7 @@ JOINT_DENSITIES = (0.0132, 0.0243, 0.0454, 0.0701)  # Table 2: one to four subje
 
 
 def _within(default: int | float | None, low: int | float, high: int | float) -> Any:  # noqa: ANN401 - as field()
-    return field(default=default, metadata={"low": low, "high": high})
+    return field(default=default, metadata={"limits": (low, high)})
 
 
 def _one_of(*words: str) -> Any:  # noqa: ANN401 - as field()
@@ -44,7 +44,8 @@ class Settings:
     score_steps: int = _within(40, 1, 10**6)  # gradients of the scoring before a refinement
     rate: float = _within(0.02, 1e-9, 10.0)  # of a refined score; a typical one starts at -1
     score_rate: float = _within(1e-3, 1e-9, 10.0)  # rho and beta of the paper
-    batch: int = _within(8, 1, 4096)  # samples of the subject a gradient; as many of the prior
+    batch: int = _within(8, 1, 4096)  # samples of the subject a gradient
+    prior_batch: int | None = _within(None, 1, 4096)  # and of the prior; None: as many
     micro_batch: int | None = _within(None, 1, 4096)  # samples in the network at once; None: all
     prior: str = _one_of("agreement", "drawn", "none")
     prior_weight: float = _within(0.1, 0.0, 1e4)  # lambda of Eq. 4
@@ -56,6 +57,9 @@ class Settings:
     prior_guidance: float = _within(2.0, 0.0, 100.0)  # guidance scale of the same
     weighting: str = _one_of("uniform", "min-snr")  # omega_t of Eq. 1
     guard: float | None = _within(None, 1e-3, 100.0)  # shut only |theta| < guard * std
+    # What the network computes in while it is searched; sums stay in float32. "auto" is bfloat16
+    # on CPUs that have it, where it is faster, and else the pipeline's own precision.
+    precision: str = _one_of("auto", "bfloat16", "pipeline")
     flip: bool = _within(True, False, True)  # show every photo mirrored as well
     draws: int = _within(256, 2, 10**6)  # samples behind every figure of the certificate
     seed: int = _within(0, 0, 2**63 - 1)  # of all draws
@@ -63,15 +67,11 @@ class Settings:
     def __post_init__(self) -> None:
         """Refuse what cannot be searched, before anything is loaded."""
         for each in fields(self):
-            value, limits = getattr(self, each.name), each.metadata
-            if "words" in limits:
-                good, expected = value in limits["words"], f"one of {', '.join(limits['words'])}"
+            value, words = getattr(self, each.name), each.metadata.get("words")
+            if words:
+                good, expected = value in words, f"one of {', '.join(words)}"
             else:
-                kinds, low, high = (
-                    get_args(each.type) or (each.type,),
-                    limits["low"],
-                    limits["high"],
-                )
+                kinds, (low, high) = get_args(each.type) or (each.type,), each.metadata["limits"]
                 good = type(value) in kinds or (float in kinds and type(value) is int)
                 good = good and (value is None or low <= value <= high)
                 expected = f"{getattr(kinds[0], '__name__', kinds[0])} from {low} to {high}"
@@ -110,5 +110,5 @@ class Settings:
         """Give the settings that this search reads, and no others."""
         unread = () if self.rule == "refine" else ("score_steps", "rate", "drift")
         if self.prior == "none":
-            unread += ("prior_weight", "prior_count")
+            unread += ("prior_weight", "prior_count", "prior_batch")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in unread}
