@@ -35,13 +35,14 @@ def claim(path: Path, width: int, height: int) -> None:
 
 
 def test_reads_a_folder_in_the_order_of_names(tmp_path: Path) -> None:
-    for name, value in (("b.png", 200), ("a.png", 100), ("C.PNG", 50)):
-        Image.new("RGB", (40, 40), (value,) * 3).save(tmp_path / name, format="PNG")
+    for name in ("d.png", "a.png", "h.png", "C.PNG", "f.png", "b.png", "g.png", "e.png"):
+        grey = Image.new("RGB", (40, 40), (ord(name[0]),) * 3)
+        grey.save(tmp_path / name, format="PNG")
     (tmp_path / "notes.txt").write_text("not a picture, and not named like one")
     (tmp_path / ".hidden.png").write_text("left by some system")
     pixels = read_pixels(tmp_path, size=16)
-    assert pixels.shape == (3, 3, 16, 16)
-    assert (pixels[:, 0, 0, 0] * 255).round().tolist() == [50, 100, 200]
+    assert pixels.shape == (8, 3, 16, 16)
+    assert "".join(map(chr, (pixels[:, 0, 0, 0] * 255).round().int())) == "Cabdefgh"
 
 
 def test_files_and_pictures_in_the_order_given(tmp_path: Path, halves: Image.Image) -> None:
@@ -143,6 +144,7 @@ def test_refuses_nothing_and_too_much(tmp_path: Path, halves: Image.Image) -> No
             read_pixels(nothing, size=32)
     with pytest.raises(SubjectError, match="absent: no such file"):
         read_pixels(tmp_path / "absent", size=32)
+    assert len(read_pixels([halves] * MOST_PHOTOS, size=32)) == 20
     with pytest.raises(SubjectError, match="found 21 photos"):
         read_pixels([halves] * (MOST_PHOTOS + 1), size=32)
 
