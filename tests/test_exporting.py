@@ -48,7 +48,9 @@ def test_plain_diffusers_draws_the_subject_from_the_folder(
     with (cat | dog).applied(pipeline):
         assert np.array_equal(draw(again, said), draw(pipeline, said))
     assert type(again.scheduler) is type(pipeline.scheduler)
-    export(pipeline, cat, tmp_path / "model")
+    with pytest.raises(FileError, match="model exists; expected a new name, or an older export"):
+        export(pipeline, cat, tmp_path / "model")
+    export(pipeline, cat, tmp_path / "model", overwrite=True)
     assert "V2*" not in kind.from_pretrained(tmp_path / "model").tokenizer.get_vocab()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
@@ -109,8 +111,11 @@ def test_refuses_before_anything_is_written(pipeline: Pipeline, tmp_path: Path) 
     concept = tiny_concept(pipeline)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
-    with pytest.raises(FileError, match="which is no diffusers model; expected a new folder"):
-        export(pipeline, concept, tmp_path / "mine")
+    with pytest.raises(FileError, match="mine exists; expected a new name"):
+        export(pipeline, concept, tmp_path / "mine", overwrite=True)
+    (tmp_path / "cat-V.safetensors").write_text("mine")
+    with pytest.raises(FileError, match="cat-V.safetensors exists"):
+        export(pipeline, concept, tmp_path / "cat", to="comfyui")
     with pytest.raises(FileError, match="found target 'ckpt' .*expected one of diffusers"):
         export(pipeline, concept, tmp_path / "new", to="ckpt")
     with pytest.raises(FileError, match="for 0 concepts"):
@@ -119,4 +124,4 @@ def test_refuses_before_anything_is_written(pipeline: Pipeline, tmp_path: Path) 
     with pytest.raises(ModelError, match=r"unload_lora_weights\(\), after pipeline.fuse_lora"):
         export(pipeline, concept, tmp_path / "new")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cat-V.safetensors", "mine"]

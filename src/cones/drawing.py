@@ -19,10 +19,10 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from cones.concept import Concept, Json
 from cones.files import write_atomic
 from cones.models import Pipeline, model_for
-from cones.models.applied import Amounts, applied
-from cones.models.prompts import check_prompt
+from cones.models.applied import applied
 from cones.models.protocol import Progress
 from cones.models.sampling import Options, sample
+from cones.models.words import check_prompt
 from cones.subject import Source, Subject, read_pixels
 
 PHOTOS, UNTOUCHED = "photos", "untouched model"
@@ -35,7 +35,7 @@ def generate(
     concepts: Concept | Sequence[Concept],
     prompt: str | Sequence[str],
     *,
-    strengths: Amounts | None = None,
+    strengths: Sequence[float] | None = None,
     seeds: Sequence[int] = range(4),
     progress: Progress | None = None,
     **options: Unpack[Options],

@@ -33,17 +33,18 @@ def export(
     path: str | Path,
     *,
     to: str = "diffusers",
+    overwrite: bool = False,
 ) -> tuple[Path, ...]:
     """Write concepts as a model, or as files that other programs load (Sec. 3.2).
 
     ``path`` is a folder for ``diffusers``, and the difference file ``NAME.safetensors`` for
-    ``comfyui`` and ``a1111``. What is there is replaced once the new files are complete.
+    ``comfyui`` and ``a1111``. With ``overwrite`` older exports are replaced by complete new ones.
 
     Returns:
         What was written: the folder, or the difference file and the embeddings beside it.
 
     Raises:
-        FileError: Unknown target, no concept, or a folder that is no model.
+        FileError: Unknown target, no concept, or something else is there. Nothing is written then.
         ModelError: A LoRA is loaded, which would be lost.
     """
     found = [concepts] if isinstance(concepts, Concept) else list(concepts)
@@ -57,27 +58,23 @@ def export(
             "found a LoRA in the pipeline; expected plain weights, for it would be lost in the "
             "file; call pipeline.unload_lora_weights(), after pipeline.fuse_lora() to keep it"
         )
-    path = Path(path).expanduser()
-    return _model(pipeline, found, path) if to == "diffusers" else _files(pipeline, found, path)
+    write = _model if to == "diffusers" else _files
+    return write(pipeline, found, Path(path).expanduser(), overwrite)
 
 
-def outputs(concepts: Sequence[Concept], path: Path, *, to: str) -> tuple[Path, ...]:
-    """List what :func:`export` writes: a folder, or the difference file and the embeddings."""
-    if to == "diffusers":
-        return (path,)
-    words = [word.identifier for concept in concepts for word in concept.words]
-    names = [re.sub(r"\W", "", word) or "V" for word in words]  # no '*' in the names of files
-    stem = path.name.removesuffix(".safetensors")
-    files = [f"{stem}.safetensors", *(f"{stem}-{name}.safetensors" for name in names)]
-    return tuple(path.with_name(file) for file in files)
-
-
-def _model(pipeline: Pipeline, concepts: Sequence[Concept], path: Path) -> tuple[Path, ...]:
-    if path.exists() and not (path / "model_index.json").is_file():
+def _require_free(path: Path, mark: Path, overwrite: bool) -> None:
+    """Refuse to replace what was not asked for, or what is no export (has no ``mark``)."""
+    if path.exists() and not (overwrite and mark.is_file()):
         raise FileError(
-            f"found {str(path)!r}, which is no diffusers model; expected a new folder or an older "
-            "export to replace; choose another name"
+            f"{path} exists; expected a new name, or an older export and overwrite=True "
+            "(--overwrite); choose another name"
         )
+
+
+def _model(
+    pipeline: Pipeline, concepts: Sequence[Concept], path: Path, overwrite: bool
+) -> tuple[Path, ...]:
+    _require_free(path, path / "model_index.json", overwrite)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with applied(pipeline, concepts), _long_tables(pipeline):
@@ -103,24 +100,31 @@ def _long_tables(pipeline: Pipeline) -> Iterator[None]:
         yield
 
 
-def _files(pipeline: Pipeline, concepts: Sequence[Concept], path: Path) -> tuple[Path, ...]:
+def _files(
+    pipeline: Pipeline, concepts: Sequence[Concept], path: Path, overwrite: bool
+) -> tuple[Path, ...]:
     live = model_for(pipeline).weights()
     before = {name: weight.clone() for name, weight in live.items()}
     with applied(pipeline, concepts):
         changes = {name: weight - before[name] for name, weight in live.items()}
-    tensors = [
-        {
+    stem = path.name.removesuffix(".safetensors")
+    files = {
+        f"{stem}.safetensors": {
             f"lora_unet_{name.removesuffix('.weight').replace('.', '_')}.diff": change
             for name, change in changes.items()
             if change.any()
         }
-    ]
+    }
     xl = getattr(pipeline, "text_encoder_2", None) is not None
     keys = {"text_encoder": "clip_l" if xl else "emb_params", "text_encoder_2": "clip_g"}
     for word in (word for concept in concepts for word in concept.words):
-        tensors.append({keys[encoder]: each for encoder, each in word.embeddings.items()})
-    written = outputs(concepts, path, to="comfyui")
-    for file, found in zip(written, tensors, strict=True):
-        plain = {name: each.detach().to("cpu").contiguous() for name, each in found.items()}
+        name = re.sub(r"\W", "", word.identifier) or "V"  # no '*' in the names of files
+        rows = {keys[encoder]: each for encoder, each in word.embeddings.items()}
+        files[f"{stem}-{name}.safetensors"] = rows
+    written = {path.with_name(name): tensors for name, tensors in files.items()}
+    for file in written:
+        _require_free(file, file, overwrite)
+    for file, tensors in written.items():
+        plain = {name: each.detach().to("cpu").contiguous() for name, each in tensors.items()}
         write_atomic(file, save(plain, {"format": "pt"}))
-    return written
+    return tuple(written)

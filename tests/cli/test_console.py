@@ -1,7 +1,6 @@
-"""Progress on a terminal and in a pipe, next commands, and errors in one line."""
+"""Progress on a terminal and in a pipe, and errors in one line."""
 
 import io
-import shlex
 
 import pytest
 import typer
@@ -51,12 +50,6 @@ def test_bars_end_with_an_exception() -> None:
         stopped()
     with console.progress() as progress:  # a second live display would be refused
         progress("refine", 1, 2)
-
-
-def test_the_next_command_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
-    console.suggest("cones", "generate", "-c", "my cat.safetensors", "a V* cat", "-o", "out")
-    words = shlex.split(capsys.readouterr().out.removeprefix("next:"))
-    assert words == ["cones", "generate", "-c", "my cat.safetensors", "a V* cat", "-o", "out"]
 
 
 @pytest.mark.parametrize(

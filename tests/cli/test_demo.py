@@ -15,7 +15,7 @@ from cones.errors import SubjectError
 from fakes import SIZE, tiny_pipeline, tiny_pixels
 
 Run = Callable[..., object]
-demo = import_module("cones.cli.demo")  # whose name in the package is that of its command
+module = import_module("cones.cli.find")  # whose name in the package is that of its command
 TINY = [
     word
     for text in ("score_steps=1", "prior_count=1", "prior_steps=1", "batch=1", "draws=2")
@@ -27,8 +27,8 @@ TINY = [
 def command(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Show two subjects in two places, in one step."""
     cat, jar = Subject(tiny_pixels(2), "cat"), Subject(tiny_pixels(2, seed=1), "jar", "V2*")
-    monkeypatch.setattr(demo, "subjects", lambda *_: [cat, jar])
-    monkeypatch.setattr(demo, "PLACES", ("in the snow", "on the grass"))
+    monkeypatch.setattr(module, "subjects", lambda *_: [cat, jar])
+    monkeypatch.setattr(module, "PLACES", ("in the snow", "on the grass"))
     monkeypatch.setattr("cones.models.sampling.STEPS", 1)
     return ["demo", "--model", model, *TINY, "-o", str(tmp_path / "my demo")]
 
@@ -54,7 +54,7 @@ def test_a_sheet_and_two_concept_files_are_written(
     assert f"look at {out / 'sheet.png'}" in result.stdout
     words = shlex.split(result.stdout.partition("next:")[2])
     assert words[:5] == [
-        *("cones", "generate", "-c", str(out / "cat.safetensors"), "a V* cat on a beach")
+        *("cones", "generate", "-c", str(out / "cat.safetensors"), "a V* cat in the snow")
     ]
     assert words[5:7] == ["--model", model]
     refused(*command, match="--overwrite")
@@ -76,12 +76,12 @@ def test_what_was_found_stays_after_ctrl_c(
 
 def test_an_unknown_subject_is_named_with_the_known_ones() -> None:
     with pytest.raises(SubjectError, match="'tiger'; expected one of striped_cat, zigzag_jar"):
-        demo.subjects(tiny_pipeline(), "tiger")
+        module.subjects(tiny_pipeline(), "tiger")
 
 
-@pytest.mark.parametrize("key", demo.SUBJECTS)
+@pytest.mark.parametrize("key", module.SUBJECTS)
 def test_photos_of_every_subject_ship_with_the_package(key: str) -> None:
-    shown, other = demo.subjects(tiny_pipeline(), key)
-    assert (len(shown), shown.noun, shown.identifier) == (5, demo.SUBJECTS[key], "V*")
+    shown, other = module.subjects(tiny_pipeline(), key)
+    assert (len(shown), shown.noun, shown.identifier) == (5, module.SUBJECTS[key], "V*")
     assert other.identifier == "V2*"
     assert other.noun != shown.noun

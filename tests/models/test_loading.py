@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,15 +44,9 @@ def cached(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     shutil.copytree(folder, snapshot)
     (tmp_path / "hub" / "models--me--tiny" / "refs").mkdir()
     (tmp_path / "hub" / "models--me--tiny" / "refs" / "main").write_text("a" * 40)
-    monkeypatch.setattr(
-        loading,
-        "snapshot_download",
-        lambda name, **named: loading_snapshot(name, cache_dir=tmp_path / "hub", **named),
-    )
+    local = partial(loading.snapshot_download, cache_dir=tmp_path / "hub")
+    monkeypatch.setattr(loading, "snapshot_download", local)
     return snapshot
-
-
-loading_snapshot = loading.snapshot_download
 
 
 class Hub:
@@ -165,6 +159,14 @@ def test_a_missing_tokenizer_is_named(folder: Path, left: tuple[str, ...]) -> No
         load_pipeline(folder)
 
 
+def give_scheduler(folder: Path, scheduler: type, **options: object) -> None:
+    config = tiny_pipeline().scheduler.config
+    scheduler.from_config(config, **options).save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"][1] = scheduler.__name__
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
 @pytest.mark.parametrize(
     ("scheduler", "options"),
     [
@@ -176,11 +178,7 @@ def test_a_missing_tokenizer_is_named(folder: Path, left: tuple[str, ...]) -> No
 def test_models_of_few_steps_keep_their_sampler(
     folder: Path, scheduler: type, options: dict
 ) -> None:
-    config = tiny_pipeline().scheduler.config
-    scheduler.from_config(config, **options).save_pretrained(folder / "scheduler")
-    index = json.loads((folder / "model_index.json").read_text())
-    index["scheduler"][1] = scheduler.__name__
-    (folder / "model_index.json").write_text(json.dumps(index))
+    give_scheduler(folder, scheduler, **options)
     pipeline = load_pipeline(folder)
     assert type(pipeline.scheduler) is scheduler
     assert all(pipeline.scheduler.config[name] == value for name, value in options.items())
@@ -195,11 +193,7 @@ def test_a_vae_without_a_scale_has_that_of_1(folder: Path) -> None:
 
 
 def test_other_samplers_become_dpm_solver(folder: Path) -> None:
-    config = tiny_pipeline().scheduler.config
-    DDIMScheduler.from_config(config).save_pretrained(folder / "scheduler")
-    index = json.loads((folder / "model_index.json").read_text())
-    index["scheduler"][1] = "DDIMScheduler"
-    (folder / "model_index.json").write_text(json.dumps(index))
+    give_scheduler(folder, DDIMScheduler)
     assert type(load_pipeline(folder).scheduler).__name__ == "DPMSolverMultistepScheduler"
 
 
@@ -252,30 +246,20 @@ def test_a_model_of_the_hub_is_fetched_once(
     assert asked[0][1]["use_safetensors"]
 
 
-def spoil(folder: Path) -> None:
-    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"x" * 100)
-
-
-def no_index(folder: Path) -> None:
-    (folder / "model_index.json").unlink()
-
-
-def bad_index(folder: Path) -> None:
-    (folder / "model_index.json").write_text("{")
-
-
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("file", "content", "message"),
     [
-        (spoil, "found no readable model"),
-        (bad_index, "found no readable model"),
-        (no_index, "found no model_index.json in"),
+        ("unet/diffusion_pytorch_model.safetensors", "x" * 100, "found no readable model"),
+        ("model_index.json", "{", "found no readable model"),
+        ("model_index.json", None, "found no model_index.json in"),
     ],
 )
 def test_damaged_folders_are_told_in_one_sentence(
-    folder: Path, change: Callable[[Path], None], message: str
+    folder: Path, file: str, content: str | None, message: str
 ) -> None:
-    change(folder)
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_text(content)
     with pytest.raises(ModelError, match=message) as caught:
         load_pipeline(folder)
     assert "\n" not in str(caught.value)

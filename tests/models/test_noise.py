@@ -78,5 +78,3 @@ def test_says_what_it_does_not_know() -> None:
         NoiseSchedule.of(DDIMScheduler(**BETAS).from_config({**BETAS, "prediction_type": "score"}))
     with pytest.raises(ModelError, match="FlowMatchEuler.* beta schedule; .*not a flow-matching"):
         NoiseSchedule.of(FlowMatchEulerDiscreteScheduler())
-    with pytest.raises(ModelError, match="found weighting 'snr'; expected one of uniform"):
-        NoiseSchedule.of(DDIMScheduler(**BETAS)).weights(TIMES, "snr")

@@ -4,8 +4,7 @@ import pytest
 
 from cones.errors import PromptError
 from cones.models import Pipeline
-from cones.models.prompts import check_prompt
-from cones.models.words import encoders, spoken
+from cones.models.words import check_prompt, encoders, spoken
 from fakes import LENGTH, tiny_concept, tiny_pipeline
 
 

@@ -1,14 +1,12 @@
-"""What a person sees: progress, notices, next commands, and errors in one line.
+"""What a person sees beside results: progress, notices, and errors in one line.
 
 Results go to the output; progress, notices and errors to the error stream, so that ``--json`` can
 be piped. On a terminal progress is a bar a stage; elsewhere it is one line every 30 seconds.
 Exit codes: 0 done, 1 error, 2 wrong usage, 3 the certificate refuses, 130 stopped by Ctrl-C.
 """
 
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from time import monotonic as clock
 from typing import TypeAlias
 
@@ -33,11 +31,6 @@ def say(message: str) -> None:
 def warn(message: str) -> None:
     """Print what is probably not meant, and go on."""
     NOTICES.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
-
-
-def suggest(*words: str | Path) -> None:
-    """Print the command that comes next, ready to be pasted into a shell."""
-    typer.echo(f"next:  {shlex.join(str(word) for word in words)}")
 
 
 @contextmanager

@@ -14,11 +14,6 @@ from cones.errors import ConesError
 if TYPE_CHECKING:
     from cones import Concept
 
-OPERATORS = {"union": operator.or_, "intersection": operator.and_, "difference": operator.sub}
-How = Annotated[
-    Literal["union", "intersection", "difference"],
-    Option(help="Keep what any file has, what all have, or what only the first has."),
-]
 Target = Annotated[Path, Argument(help="Folder or file to write.", show_default=False)]
 Kind = Annotated[
     Literal["diffusers", "comfyui", "a1111"],
@@ -29,7 +24,7 @@ Host = Annotated[str, Option(help="Address to listen on; other machines need the
 Port = Annotated[int, Option(min=0, max=65535, help="Port; 0 takes any.")]
 
 
-def show(*, concepts: options.Concepts, saving: options.Saving) -> None:
+def show(*, concepts: options.Concepts, printing: options.Printing) -> None:
     """Print what concept files hold, with their certificates, and what two share.
 
     **Example:**  cones show cat.safetensors jar.safetensors
@@ -44,7 +39,7 @@ def show(*, concepts: options.Concepts, saving: options.Saving) -> None:
         shared.append({"files": [str(one), str(other)], **found})
         lines.append(f"{one} and {other}: {found}")
     described = [describe(*pair) for pair in pairs]
-    saving.tell("\n".join(lines), {"concepts": described, "overlap": shared})
+    printing.tell("\n".join(lines), {"concepts": described, "overlap": shared})
 
 
 def block(path: Path, concept: "Concept") -> str:
@@ -68,19 +63,13 @@ def describe(path: Path, concept: "Concept") -> dict[str, object]:
     }
 
 
-def combine(
-    *,
-    concepts: options.Concepts,
-    output: options.File,
-    how: How = "union",
-    saving: options.Saving,
-) -> None:
-    """Join concepts in one file, or keep what they share, or what only the first has.
+def combine(*, concepts: options.Concepts, output: options.File, saving: options.Saving) -> None:
+    """Join concepts in one file: all their neurons, all their words.
 
     **Example:**  cones combine cat.safetensors jar.safetensors -o both.safetensors
     """
     saving.require(output)
-    joined = reduce(OPERATORS[how], concepts.load())
+    joined = reduce(operator.or_, concepts.load())
     joined.save(output)
     saving.tell(block(output, joined), describe(output, joined))
 
@@ -98,11 +87,11 @@ def export(
     **Example:**  cones export cat.safetensors cat-model/
     """
     import cones
-    from cones.exporting import outputs
 
+    saving.require(target)
     found = concepts.load()
-    saving.require(*outputs(found, target, to=to))
-    written = [str(path) for path in cones.export(loading.pipeline(found), found, target, to=to)]
+    how = {"to": to, "overwrite": saving.overwrite}
+    written = [str(path) for path in cones.export(loading.pipeline(found), found, target, **how)]
     saving.tell(f"for {to}: {', '.join(written)}", {"to": to, "written": written})
 
 

@@ -39,13 +39,13 @@ class Loading:
     """Which model, and how it is loaded."""
 
     model: Annotated[
-        str | None, _Model(help="Hub name, folder or .safetensors file; built-in if left out.")
+        str | None, _Model(help="Hub name, folder or .safetensors file [the built-in model].")
     ] = None
     variant: Annotated[str | None, _Model(help="Kind of weight files: fp16.")] = None
     revision: Annotated[str | None, _Model(help="Branch, tag or commit on the hub.")] = None
-    resolution: Annotated[int | None, _Model(help="Pixels a side; the model's own.")] = None
-    device: Annotated[str | None, _Model(help="cuda, mps or cpu; the best there is.")] = None
-    dtype: Annotated[Dtype | None, _Model(help="Precision; what suits the device.")] = None
+    resolution: Annotated[int | None, _Model(help="Side in pixels [the model's own].")] = None
+    device: Annotated[str | None, _Model(help="cuda, mps or cpu [the best there is].")] = None
+    dtype: Annotated[Dtype | None, _Model(help="Precision [what suits the device].")] = None
     offload: Annotated[Offload | None, _Model(help="Keep idle parts in main memory.")] = None
 
     def pipeline(self, concepts: "Sequence[Concept]" = ()) -> "Pipeline":
@@ -124,17 +124,29 @@ class Sampling:
     """How pictures are drawn, in diffusers' words."""
 
     num_inference_steps: Annotated[
-        int | None, Option(min=1, help="The model's own if left out: 25, or 4 for turbo and LCM.")
+        int | None, Option(min=1, help="Steps of drawing [25, or 4 for turbo and LCM].")
     ] = None
-    guidance_scale: Annotated[float | None, Option(help="The model's own if left out.")] = None
+    guidance_scale: Annotated[
+        float | None, Option(help="How closely to follow the prompt [the model's own].")
+    ] = None
 
 
 @dataclass(frozen=True)
-class Saving:
+class Printing:
+    """How results are printed."""
+
+    as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False
+
+    def tell(self, text: object, data: object) -> None:
+        """Print a result for people, or as JSON for programs."""
+        echo(json.dumps(data, indent=1) if self.as_json else str(text))
+
+
+@dataclass(frozen=True)
+class Saving(Printing):
     """How results are written and printed."""
 
     overwrite: Annotated[bool, Option("--overwrite", help="Replace what is there.")] = False
-    as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False
 
     def require(self, *paths: Path) -> None:
         """Refuse outputs that exist or cannot be written; make the folders that they are in."""
@@ -146,10 +158,6 @@ class Saving:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path.parent) as trial:
                 trial.write(b"cones")
-
-    def tell(self, text: object, data: object) -> None:
-        """Print a result for people, or as JSON for programs."""
-        echo(json.dumps(data, indent=1) if self.as_json else str(text))
 
 
 def command(app: Typer, function: Callable[..., None]) -> None:

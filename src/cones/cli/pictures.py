@@ -57,21 +57,20 @@ def generate(
     used = [{"words": each.prompt, "mask": each.mask.digest} for each in concepts]
     job = {"prompt": prompt, **how, "model": loading.model or "built-in", "concepts": used}
     job = json.loads(json.dumps(job, default=str))
-    jobs = {output / f"{s:04d}.png": {**job, "seed": s} for s in range(seed, seed + number)}
-    left = [path for path in jobs if saving.overwrite or read_record(path) != jobs[path]]
-    saving.require(*left)
+    paths = {s: output / f"{s:04d}.png" for s in range(seed, seed + number)}
+    left = [s for s in paths if saving.overwrite or read_record(paths[s]) != {**job, "seed": s}]
+    saving.require(*(paths[s] for s in left))
     if len(left) < number:
         console.say(f"{number - len(left)} of {number} pictures are there already")
     with console.progress(f"finished pictures are in {output}") as progress:
         pipeline = loading.pipeline(concepts) if left else None
         for start in range(0, len(left), AT_ONCE):
-            paths = left[start : start + AT_ONCE]
-            seeds = [jobs[path]["seed"] for path in paths]
+            seeds = left[start : start + AT_ONCE]
             pictures = cones.generate(pipeline, concepts, prompt, seeds=seeds, **how)
-            for path, picture in zip(paths, pictures, strict=True):
-                save_png(picture, path, jobs[path])
-            progress("pictures", start + len(paths), len(left))
-    shown = {**job, "pictures": {each["seed"]: str(path) for path, each in jobs.items()}}
+            for each, picture in zip(seeds, pictures, strict=True):
+                save_png(picture, paths[each], {**job, "seed": each})
+            progress("pictures", start + len(seeds), len(left))
+    shown = {**job, "pictures": {each: str(path) for each, path in paths.items()}}
     saving.tell(f"{number} pictures in {output}", shown)
 
 

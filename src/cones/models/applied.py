@@ -6,13 +6,11 @@ of the weights, the tokenizers and the embedding tables is as before.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import combinations
-from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from cones.concept import Concept
+from cones.concept import Concept, Word
 from cones.errors import MaskError
 from cones.fingerprint import Fingerprint
 from cones.intervention import shut
@@ -22,14 +20,13 @@ from cones.models.projections import projections
 from cones.models.protocol import Pipeline
 from cones.models.words import spoken
 
-Amounts: TypeAlias = Sequence[float | int]
 # What is open now, by network: concepts, and the fingerprint of the untouched weights.
 _OPEN: WeakKeyDictionary[nn.Module, list[tuple[Concept, Fingerprint]]] = WeakKeyDictionary()
 
 
 @contextmanager
 def applied(
-    pipeline: Pipeline, concepts: Sequence[Concept], *, strengths: Amounts | None = None
+    pipeline: Pipeline, concepts: Sequence[Concept], *, strengths: Sequence[float] | None = None
 ) -> Iterator[None]:
     """Shut the neurons of all concepts and say their words while the context is open (Sec. 3.2).
 
@@ -71,14 +68,13 @@ def applied(
 
 
 def _require_told_apart(concepts: Sequence[Concept]) -> None:
-    """Refuse one identifier for two subjects; a concept and a union with it share one rightly."""
-    for a, b in combinations(concepts, 2):
-        for word in a.words:
-            twin = next((w for w in b.words if w.identifier == word.identifier), None)
-            if twin is None or (word.same_as(twin) and (a.mask <= b.mask or b.mask <= a.mask)):
-                continue
+    """Refuse one identifier for two subjects; a union shares the word of its part rightly."""
+    found: dict[str, Word] = {}
+    for word in (word for concept in concepts for word in concept.words):
+        twin = found.setdefault(word.identifier, word)
+        if twin is not word:  # even with one vector: subjects may start from the same word
             raise MaskError(
-                f"found {word.identifier!r} twice, for a {word.noun} and for another "
-                f"{twin.noun}; expected an identifier of its own for every concept; rename one "
+                f"found {word.identifier!r} twice, for a {twin.noun} and for another "
+                f"{word.noun}; expected an identifier of its own for every concept; rename one "
                 "with concept.renamed('V2*') and say that in the prompt"
             )

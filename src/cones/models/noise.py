@@ -17,7 +17,6 @@ from cones.errors import ModelError
 from cones.models.protocol import Latents, Part, Times
 
 PREDICTIONS = ("epsilon", "v_prediction")
-WEIGHTINGS = ("uniform", "min-snr")
 SNR_CAP = 5.0  # gamma of Min-SNR
 
 
@@ -76,15 +75,7 @@ class NoiseSchedule:
 
         ``uniform`` is 1. ``min-snr`` counts the error in x as ``min(SNR, 5)``, whatever is
         predicted.
-
-        Raises:
-            ModelError: Unknown weighting.
         """
-        if weighting not in WEIGHTINGS:
-            raise ModelError(
-                f"found weighting {weighting!r}; expected one of {', '.join(WEIGHTINGS)}; "
-                "choose one of these"
-            )
         if weighting == "uniform":
             return torch.ones(len(timesteps), device=timesteps.device)
         kept = self.training.alphas_cumprod.to(timesteps.device)[timesteps]  # alpha_t squared

@@ -1,4 +1,4 @@
-"""Give a subject a word of its own in every tokenizer of a pipeline, for a while.
+"""Give a subject a word of its own in every tokenizer of a pipeline, and see that it is read.
 
 ``V*`` becomes one token. In every text encoder it has one vector, which starts as a copy of a rare
 word's and travels in the concept file. A hook puts it in: the embedding tables are never written
@@ -7,7 +7,7 @@ to, and the tokenizers are put back as they were.
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -15,13 +15,15 @@ from jaxtyping import Float
 from tokenizers import AddedToken
 from torch import Tensor, nn
 
-from cones.errors import ModelError
+from cones.errors import ModelError, PromptError
 from cones.models.protocol import Model, Part, Pipeline
 
 RARE_WORDS = ("sks", "ktn", "pll", "ucd", "wnv")
 Rows = Float[Tensor, "1 _"]
 Pair = tuple[Part, Part]
 _NAME = re.compile(r"([bdfgklmnprstvz][aeiou]){2}[bdfgklmnprstvz]</w>")  # of the built-in model
+_WEIGHT = re.compile(r"\([^()]*:\s*[\d.]+\s*\)")  # other programs read it so, diffusers as text
+_NETWORK = re.compile(r"<(lora|lyco|hypernet):[^>]*>", re.IGNORECASE)  # likewise
 _LEGACY_EOS = 2  # in old files; their encoders end a text at its largest id, now that of the word
 _EMPTY = 10  # entries at most of a tokenizer without files: start, end, padding
 
@@ -85,6 +87,41 @@ def spoken(pipeline: Pipeline, words: Mapping[str, Mapping[str, Rows]]) -> Itera
             rows = {token(word): each[name][0] for word, each in new.items()}
             stack.enter_context(_replaced(encoder.get_input_embeddings(), rows))
         yield
+
+
+def check_prompt(pipeline: Pipeline, prompt: str, identifiers: Sequence[str]) -> None:
+    """Refuse a prompt in which an identifier would be lost.
+
+    The pipeline has to know the identifiers, as inside :func:`spoken`.
+
+    Raises:
+        PromptError: ``V*cat``; V* behind the last token that is read; ``(V* cat:1.3)``;
+            ``<lora:...>``.
+    """
+    if found := _NETWORK.search(prompt) or _WEIGHT.search(prompt):
+        raise PromptError(
+            f"found {found[0]!r} in the prompt; expected plain words, for diffusers reads this as "
+            "text; load a LoRA with pipeline.load_lora_weights(), weigh words with prompt_embeds"
+        )
+    longest_first = sorted(map(re.escape, identifiers), key=len, reverse=True)
+    for found in re.finditer("|".join(longest_first), prompt) if identifiers else ():
+        around = prompt[max(found.start() - 1, 0) : found.start()] + prompt[found.end() :][:1]
+        # A plain word such as 'sks' may well be part of another one.
+        if re.search(r"\w", around) and not re.fullmatch(r"\w+", found[0]):
+            raise PromptError(
+                f"found {found[0]!r} glued to a word in {prompt!r}; expected spaces around it, "
+                f"for the model cannot read it so; write for example 'a {found[0]} cat'"
+            )
+    for tokenizer, _ in encoders(pipeline).values():
+        limit = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+        said = tokenizer.tokenize(pipeline.maybe_convert_prompt(prompt, tokenizer))
+        lost = [token for token in said[limit:] if token in identifiers]
+        if lost:
+            raise PromptError(
+                f"found {lost[0]!r} as token {limit + said[limit:].index(lost[0]) + 1} of the "
+                f"prompt; expected it among the first {limit}, which are all that the model "
+                "reads; say it earlier"
+            )
 
 
 def candidates(pipeline: Pipeline) -> tuple[str, ...]:
@@ -180,11 +217,7 @@ def _present(tokenizer: Part, encoder: Part, word: str) -> Rows | None:
 
 def _token(tokenizer: Part, word: str) -> int | None:
     pieces = tokenizer(word, add_special_tokens=False).input_ids
-    if len(pieces) == 1 and pieces[0] != tokenizer.unk_token_id:
-        return pieces[0]
-    # Some rare entries, such as CLIP's 'ktn', are pieces that no text is cut into.
-    index = tokenizer.get_vocab().get(word)
-    return None if index == tokenizer.unk_token_id else index
+    return pieces[0] if len(pieces) == 1 and pieces[0] != tokenizer.unk_token_id else None
 
 
 @contextmanager
