@@ -1,10 +1,12 @@
 """The command of the studies: ``python -m experiments run STUDY``.
 
 ``run`` measures what has no record and writes results and page; ``page`` writes them from the
-records; ``list`` names the studies; ``all`` runs every one. Under ``accelerate launch`` the cases
-are dealt out to the processes; ``--shard i/n`` does so by hand, and is safe at the same time.
+records; ``list`` names the studies; ``all`` runs every one; ``fuzz`` and ``kill`` try to break
+what reads files and what is cut short. Under ``accelerate launch`` the cases are dealt out to the
+processes; ``--shard i/n`` does so by hand, and is safe at the same time.
 """
 
+import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -17,6 +19,8 @@ from accelerate import PartialState
 from rich.console import Console
 
 from cones import ConesError, load_pipeline
+from cones.files import write_atomic
+from experiments import fuzz
 from experiments.lab import PRECISIONS, QUICK, Effort, Lab
 from experiments.studies import STUDIES
 from experiments.study import Options, Study, compared_as, options_for, publish, run
@@ -195,6 +199,50 @@ def list_all() -> None:
     """Name the studies."""
     for name, study in STUDIES.items():
         console.print(f"{name:<14} {study.title}", markup=False)
+
+
+@app.command("fuzz")
+def fuzz_files(
+    seconds: float = 60.0, mutants: int = 10**6, work: Work = Path("work"), shard: Shard = "0/1"
+) -> None:
+    """Read mutants of concept files that have no record yet; write docs/results/fuzz.json."""
+    first, _, count = shard.partition("/")
+    fuzz.run(work / "fuzz", mutants=mutants, seconds=seconds, shard=(int(first), int(count)))
+    recorded("fuzz", fuzz.results(work / "fuzz"))
+
+
+@app.command("kill")
+def kill_commands(
+    rounds: int = 25, only: str = "find,generate,study,training", work: Work = Path("work")
+) -> None:
+    """Kill commands at random moments, run them again; write docs/results/kill.json."""
+    from experiments import kill  # loads all that is killed
+
+    kill.run(work / "kill", only.split(","), rounds=rounds, say=console.print)
+    recorded("kill", kill.results(work / "kill"))
+
+
+@app.command("checkpoints")
+def run_checkpoints(work: Work = Path("work"), docs: Path = Path("docs")) -> None:
+    """Run everything on small models of every family; write docs/checkpoints.md."""
+    from experiments import checkpoints  # loads every family
+
+    console.print(str(checkpoints.run(work, docs, Progress())), markup=False)
+
+
+@app.command("memory")
+def run_memory(work: Work = Path("work"), docs: Path = Path("docs")) -> None:
+    """Measure memory and arithmetic of full-size models; write docs/checkpoints.md."""
+    from experiments import memory  # loads every family
+
+    console.print(str(memory.run(work, docs, Progress())), markup=False)
+
+
+def recorded(name: str, results: dict[str, object]) -> None:
+    """Write a results file."""
+    path = Path("docs") / "results" / f"{name}.json"
+    write_atomic(path, f"{json.dumps(results, indent=1)}\n".encode())
+    console.print(str(path), markup=False)
 
 
 def known(name: str) -> tuple[str, ...]:
