@@ -10,29 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PLACES = {
-    "beach": "on a beach",
-    "desert": "in a desert",
-    "grass": "on the grass",
-    "lake": "by a lake",
-    "night": "at night",
-    "plain": "on a plain background",
-    "road": "on a road",
-    "room": "in a room",
-    "snow": "in the snow",
-    "wooden floor": "on a wooden floor",
-}
-LIGHTS = {"bright": "in bright light", "dim": "in dim light", "sunset": "at sunset"}
-PATTERNS = {
-    "stripes": "striped",
-    "dots": "dotted",
-    "zigzag": "zigzag",
-    "band": "banded",
-    "panels": "panelled",
-    "patches": "patched",
-    "tuxedo": "tuxedo",
-}
-RELATIONS = ("and", "next to", "to the left of", "to the right of", "in front of", "on")
+from pretraining.world import TABLES
+
+Word = str | None
+
+PLACES: dict[str, str] = {place: row["phrase"] for place, row in TABLES["places"].items()}
+LIGHTS: dict[str, str] = {light: row["phrase"] for light, row in TABLES["lights"].items()}
+PATTERNS: dict[str, str] = TABLES["patterns"]
+RELATIONS = tuple(TABLES["relations"])
 TEMPLATES = ("a photo of {}", "a picture of {}", "{}", "{}")
 PLURAL = ("sunglasses",)
 
@@ -50,51 +35,39 @@ class Labels:
 
 
 def phrase(
-    noun: str,
-    *,
-    main: str | None = None,
-    second: str | None = None,
-    pattern: str | None = None,
-    name: str | None = None,
+    noun: str, main: Word = None, second: Word = None, pattern: Word = None, name: Word = None
 ) -> str:
-    """Name one thing with its article: `phrase("cat", main="orange")` is "an orange cat".
+    """Name one thing with its article: `phrase("cat", "orange")` is "an orange cat".
 
     A pattern without a word of its own (`PATTERNS`) is left unsaid. `name` may be an identifier.
     """
     colours = " and ".join(dict.fromkeys(colour for colour in (main, second) if colour))
     words = " ".join(word for word in (PATTERNS.get(pattern or ""), name, colours, noun) if word)
-    if noun in PLURAL:
-        return words
-    return f"{'an' if words[0].lower() in 'aeiou' else 'a'} {words}"
+    article = "" if noun in PLURAL else "an " if words[0].lower() in "aeiou" else "a "
+    return article + words
 
 
 def sentence(
     phrases: Sequence[str],
     *,
     relation: str = "and",
-    place: str | None = None,
-    light: str | None = None,
+    place: Word = None,
+    light: Word = None,
     template: str = TEMPLATES[0],
 ) -> str:
     """Join phrases, place and light: "a photo of a cat next to a red ball on a beach"."""
     joint = " and " if relation == "and" else f" {relation} "
     words = joint.join([", ".join(phrases[:-1]), phrases[-1]]) if phrases[1:] else phrases[0]
-    ends = (PLACES[place] if place else "", LIGHTS[light] if light else "")
-    return template.format(" ".join([words, *(end for end in ends if end)]))
+    ends = (PLACES.get(place or ""), LIGHTS.get(light or ""))
+    return template.format(" ".join([words, *filter(None, ends)]))
 
 
-def prompt(
-    noun: str,
-    place: str | None = None,
-    main: str | None = None,
-    second: str | None = None,
-    pattern: str | None = None,
-    name: str | None = None,
-    light: str | None = None,
-) -> str:
-    """Ask for one thing: "a photo of a striped orange and black cat on a beach in dim light"."""
-    thing = phrase(noun, main=main, second=second, pattern=pattern, name=name)
-    return sentence([thing], place=place, light=light)
+def prompt(noun: str, place: Word = None, *marks: Word, light: Word = None, **words: Word) -> str:
+    """Ask for one thing: "a photo of a striped orange and black cat on a beach in dim light".
+
+    `marks` and `words` are what `phrase` takes after the noun.
+    """
+    return sentence([phrase(noun, *marks, **words)], place=place, light=light)
 
 
 def say(thing: Labels, rng: np.random.Generator) -> str:
@@ -105,23 +78,13 @@ def say(thing: Labels, rng: np.random.Generator) -> str:
     """
     chance = rng.random()
     if thing.name:
-        main = thing.main if chance >= 0.85 else None
-        return phrase(thing.noun, main=main, name=thing.name)
-    return phrase(
-        thing.noun,
-        main=thing.main if chance >= 0.35 else None,
-        second=thing.second if chance >= 0.65 else None,
-        pattern=thing.pattern if chance >= 0.85 else None,
-    )
+        return phrase(thing.noun, thing.main if chance >= 0.85 else None, name=thing.name)
+    said = sum(chance >= level for level in (0.35, 0.65, 0.85))
+    return phrase(thing.noun, *(thing.main, thing.second, thing.pattern)[:said])
 
 
 def caption(
-    things: Sequence[Labels],
-    rng: np.random.Generator,
-    *,
-    relation: str,
-    place: str,
-    light: str | None,
+    things: Sequence[Labels], rng: np.random.Generator, *, relation: str, place: str, light: Word
 ) -> str:
     """Draw the caption of a picture; its place is said in 92 % of them, its light always."""
     return sentence(

@@ -5,6 +5,7 @@ nearest part wins. Two rays a pixel side find the surface; ambient occlusion and
 are worked out once a pixel. Same parts, same view: same bits. No ground and no background.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -14,8 +15,8 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from pretraining.world.colours import Paint
-from pretraining.world.solids import Column, Number, Points, Solid, Triple, turn, vector
+from pretraining.world.colours import Paint, painted
+from pretraining.world.solids import Points, Solid, Triple, dot, length, turn, vector
 
 torch.set_flush_denormal(True)  # numbers near 0 else slow some processors a hundredfold
 
@@ -29,8 +30,8 @@ _TOUCH, _ROUNDS, _GRAZE = 0.004, 6, 0.02
 def render(
     parts: Sequence[Part],
     *,
-    yaw: Number,
-    pitch: Number,
+    yaw: float,
+    pitch: float,
     light: Triple,
     size: int = 104,
     tint: Triple = (1.0, 1.0, 1.0),
@@ -46,13 +47,23 @@ def render(
         tint: factor on red, green and blue.
     """
     axes = turn("x", pitch) @ turn("y", yaw)
-    depth, owner, start = _trace_all([solid for solid, _ in parts], axes, 2 * size)
+    solids = [solid for solid, _ in parts]
+    depth, owner, start = _trace_all(solids, axes, 2 * size)
     seen = owner >= 0
-    row, column = seen.nonzero(as_tuple=True)
-    p = start[:, seen] + axes[2][:, None] * depth[seen]
-    pixel = row // 2 * len(seen[0]) + column // 2
+    p, owner = start[:, seen] + axes[2][:, None] * depth[seen], owner[seen]
+    normal, colour = torch.zeros_like(p), torch.zeros(p.shape[1], 3)
+    for i, (solid, paint) in enumerate(parts):
+        mine = (owner == i).nonzero()[:, 0]
+        if len(mine):
+            normal[:, mine] = _normal(solid, p[:, mine])
+            colour[mine] = painted(paint, p[:, mine])
     towards = axes.T @ vector(light)
-    rgb = _shade(parts, p, owner[seen], pixel, towards / towards.norm(), axes[2][:, None])
+    towards = towards / towards.norm()
+    row, column = seen.nonzero(as_tuple=True)
+    pixel = (row // 2 * len(seen[0]) + column // 2).numpy()
+    _, first, pixel = np.unique(pixel, return_index=True, return_inverse=True)
+    soft = _softness(solids, p[:, first], normal[:, first], towards)[:, pixel]
+    rgb = _lit(colour, normal, soft, towards, axes[2][:, None])
     image = torch.zeros(*seen.shape, 4)
     image[seen, :3] = (rgb * torch.tensor(tint)).clamp(0, 1) ** (1 / 1.15)
     image[seen, 3] = 1
@@ -60,7 +71,7 @@ def render(
 
 
 def _trace_all(
-    solids: Sequence[Solid], axes: Float[Tensor, "3 3"], rays: int
+    solids: Sequence[Solid], axes: Tensor, rays: int
 ) -> tuple[Float[Tensor, "h w"], Int[Tensor, "h w"], Float[Tensor, "3 h w"]]:
     """Return for every ray how near its surface is, whose it is (-1: none), and its origin.
 
@@ -75,24 +86,20 @@ def _trace_all(
     start = axes[0][:, None, None] * x + axes[1][:, None, None] * y[:, None]
     depth = torch.full(start.shape[1:], -torch.inf)
     owner = torch.full(start.shape[1:], -1)
-    for i, solid in enumerate(solids):
-        window = (
-            slice(int((up - reach[i, 1]) / step), math.ceil((up + reach[i, 4]) / step)),
-            slice(int((left - reach[i, 3]) / step), math.ceil((left + reach[i, 0]) / step)),
-        )
-        origins = start[:, window[0], window[1]]
-        near, far = float(reach[i, 2]), -float(reach[i, 5])
-        found = _trace(solid, origins.flatten(1), axes[2][:, None], near, far)
-        found = found.reshape(origins.shape[1:])
-        nearer = found > depth[window]
-        depth[window] = torch.where(nearer, found, depth[window])
-        owner[window] = torch.where(nearer, i, owner[window])
+    for i, (solid, (east, north, near, west, south, far)) in enumerate(
+        zip(solids, reach, strict=True)
+    ):
+        rows = slice(int((up - north) / step), math.ceil((up + south) / step))
+        columns = slice(int((left - west) / step), math.ceil((left + east) / step))
+        origins, nearest = start[:, rows, columns], depth[rows, columns]
+        found = _trace(solid, origins.flatten(1), axes[2][:, None], float(near), -float(far))
+        found = found.reshape(nearest.shape)
+        owner[rows, columns][found > nearest] = i
+        nearest.clamp_(min=found)
     return depth, owner, start
 
 
-def _trace(
-    solid: Solid, origins: Points, back: Column, near: float, far: float
-) -> Float[Tensor, " n"]:
+def _trace(solid: Solid, origins: Points, back: Tensor, near: float, far: float) -> Tensor:
     """Return how near the surface is along `back` from each origin; minus infinity: a miss."""
     depth = torch.full((origins.shape[1],), -torch.inf)
     alive, z = torch.arange(len(depth)), torch.full_like(depth, near)
@@ -113,57 +120,19 @@ def _trace(
     return depth
 
 
-def _shade(
-    parts: Sequence[Part],
-    p: Points,
-    owner: Int[Tensor, " n"],
-    pixel: Int[Tensor, " n"],
-    towards: Column,
-    back: Column,
-) -> Float[Tensor, "n 3"]:
-    """Return the colours of surface points; `pixel` says which points share a pixel."""
-    normal, colour = torch.zeros_like(p), torch.zeros(p.shape[1], 3)
-    for i, (solid, paint) in enumerate(parts):
-        mine = (owner == i).nonzero()[:, 0]
-        if len(mine):
-            normal[:, mine] = _normal(solid, p[:, mine])
-            colour[mine] = paint(p[:, mine])
-    count = p.shape[1]
-    chosen = torch.full((int(pixel.max()) + 1,), count).scatter_reduce(
-        0, pixel, torch.arange(count), "amin"
-    )
-    some = chosen[chosen < count]
-    soft = torch.zeros(2, len(chosen))
-    soft[:, chosen < count] = _softness(
-        [solid for solid, _ in parts], p[:, some], normal[:, some], towards
-    )
-    occlusion, shadow = soft[:, pixel]
-    facing = (normal * towards).sum(0).clamp_min(0) * (0.35 + 0.65 * shadow)
-    sky = 0.5 + 0.5 * normal[1]
-    halfway = towards + back
-    halfway = halfway / halfway.norm()
-    gloss = (normal * halfway).sum(0).clamp_min(0) ** 30 * 0.25 * shadow
-    return colour * ((0.30 + 0.22 * sky) * occlusion + 0.62 * facing)[:, None] + gloss[:, None]
-
-
 def _normal(solid: Solid, p: Points) -> Points:
     """Return unit normals from four taps around each point."""
     taps = torch.tensor([[1.0, -1, -1, 1], [-1, -1, 1, 1], [-1, 1, -1, 1]])
     around = (p[:, None] + 0.006 * taps[:, :, None]).flatten(1)
     normal = taps @ solid.distance(around).reshape(4, -1)
-    return normal / normal.square().sum(0).sqrt().clamp_min(1e-6)
+    return normal / length(normal).clamp_min(1e-6)
 
 
-def _softness(
-    solids: Sequence[Solid], p: Points, normal: Points, towards: Column
-) -> Float[Tensor, "2 n"]:
+def _softness(solids: Sequence[Solid], p: Points, normal: Points, towards: Tensor) -> Points:
     """Return ambient occlusion and soft shadow, both 1 in the open."""
 
     def scene(q: Points) -> Tensor:
-        gap = solids[0].distance(q)
-        for solid in solids[1:]:
-            gap = torch.minimum(gap, solid.distance(q))
-        return gap
+        return functools.reduce(torch.minimum, (solid.distance(q) for solid in solids))
 
     reach = torch.tensor([0.08, 0.2, 0.4])[:, None]
     gaps = scene((p[:, None] + normal[:, None] * reach).flatten(1)).reshape(3, -1)
@@ -177,17 +146,25 @@ def _softness(
     return torch.stack([occlusion, shadow])
 
 
+def _lit(colour: Tensor, normal: Points, soft: Points, towards: Tensor, back: Tensor) -> Tensor:
+    """Return colours under sky and light, with a gloss."""
+    occlusion, shadow = soft
+    facing = dot(normal, towards).clamp_min(0) * (0.35 + 0.65 * shadow)
+    sky = 0.5 + 0.5 * normal[1]
+    halfway = (towards + back) / (towards + back).norm()
+    gloss = dot(normal, halfway).clamp_min(0) ** 30 * 0.25 * shadow
+    return colour * ((0.30 + 0.22 * sky) * occlusion + 0.62 * facing)[:, None] + gloss[:, None]
+
+
 def _shrink(image: Float[Tensor, "rows columns 4"], size: int) -> UInt8[np.ndarray, "h w 4"]:
     """Crop to what is opaque and shrink to `size`; colours are weighted by opacity."""
-    solid = image[..., 3] > 0
-    rows, columns = solid.any(1).nonzero()[:, 0], solid.any(0).nonzero()[:, 0]
-    image = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = size / max(image.shape[:2])
-    shape = (max(2, round(image.shape[1] * scale)), max(2, round(image.shape[0] * scale)))
-    layers = [
-        np.asarray(Image.fromarray(layer).resize(shape, Image.Resampling.LANCZOS))
-        for layer in image.permute(2, 0, 1).contiguous().numpy()
-    ]
-    out = np.stack(layers, -1)
+    layers = [Image.fromarray(layer) for layer in image.permute(2, 0, 1).contiguous().numpy()]
+    bounds = Image.fromarray(image[..., 3].numpy() > 0).getbbox()
+    layers = [layer.crop(bounds) for layer in layers]
+    scale = size / max(layers[0].size)
+    width, height = (max(2, round(side * scale)) for side in layers[0].size)
+    out = np.stack(
+        [layer.resize((width, height), Image.Resampling.LANCZOS) for layer in layers], -1
+    )
     out[..., :3] /= out[..., 3:].clip(1e-3, 1)
     return (out.clip(0, 1) * 255).round().astype(np.uint8)

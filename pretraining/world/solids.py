@@ -1,4 +1,4 @@
-"""Solids as signed distances with bounds: primitives, and ways to join and cut them.
+"""Solids as signed distances with bounds: primitives, and ways to place, join and cut them.
 
 A solid's distance takes points `(3, n)` to `(n,)`: negative inside, a lower bound of the true
 distance outside. Its support gives how far it reaches in a direction, so that a renderer looks
@@ -16,126 +16,124 @@ from jaxtyping import Float
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-Points = Float[Tensor, "3 n"]
-Column = Float[Tensor, "3 1"]
-Number = float | int  # type checks at run time take no int for a float
-Triple = tuple[Number, Number, Number]
+Points = Float[Tensor, "_ n"]
+Values = Float[Tensor, " n"]
+Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Solid:
     """A signed distance, and the largest `direction . point` over the solid, by direction."""
 
-    distance: Callable[[Points], Float[Tensor, " n"]]
-    support: Callable[[Points], Float[Tensor, " n"]]
+    distance: Callable[[Points], Values]
+    support: Callable[[Points], Values]
+
+    def at(self, *centre: float, turned: tuple[str, float] | None = None) -> "Solid":
+        """Turn the solid about an axis by degrees, then move it to `centre`."""
+        c = vector(centre)
+        back = turn(*turned).T.contiguous().matmul if turned else lambda v: v
+        distance, support = self.distance, self.support
+        return Solid(lambda p: distance(back(p - c)), lambda d: dot(d, c) + support(back(d)))
+
+    def __sub__(self, hole: "Solid") -> "Solid":
+        """Cut a hole."""
+        return Solid(lambda p: torch.maximum(self.distance(p), -hole.distance(p)), self.support)
 
 
-def vector(values: Sequence[Number]) -> Column:
-    """Return three numbers as a column."""
+def vector(values: Sequence[float]) -> Float[Tensor, "k 1"]:
+    """Return numbers as a column."""
     return torch.tensor(values, dtype=torch.float32)[:, None]
 
 
-def turn(axis: str, degrees: Number) -> Float[Tensor, "3 3"]:
+def length(v: Points) -> Values:
+    """Return the lengths of columns."""
+    return v.square().sum(0).sqrt()
+
+
+def dot(a: Float[Tensor, "k _"], b: Float[Tensor, "k _"]) -> Values:
+    """Return the products of columns."""
+    return (a * b).sum(0)
+
+
+def turn(axis: str, degrees: float) -> Float[Tensor, "3 3"]:
     """Return the rotation about `axis` ("x", "y" or "z")."""
-    a = math.radians(degrees)
-    c, s = math.cos(a), math.sin(a)
-    rows = {
-        "x": [[1, 0, 0], [0, c, -s], [0, s, c]],
-        "y": [[c, 0, s], [0, 1, 0], [-s, 0, c]],
-        "z": [[c, -s, 0], [s, c, 0], [0, 0, 1]],
-    }
-    return torch.tensor(rows[axis], dtype=torch.float32)
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    k = "xyz".index(axis)
+    about_x = torch.tensor([[1, 0, 0], [0, c, -s], [0, s, c]], dtype=torch.float32)
+    return about_x.roll((k, k), (0, 1))
 
 
-def _placed(solid: Solid, centre: Triple, turned: Tensor | None) -> Solid:
-    """Turn a solid about the origin, then move it to `centre`."""
-    c = vector(centre)
-    if turned is None:
-        return Solid(lambda p: solid.distance(p - c), lambda d: (d * c).sum(0) + solid.support(d))
-    back = turned.T.contiguous()
-    return Solid(
-        lambda p: solid.distance(back @ (p - c)),
-        lambda d: (d * c).sum(0) + solid.support(back @ d),
-    )
-
-
-def sphere(centre: Triple, radius: Number) -> Solid:
+def sphere(radius: float) -> Solid:
     """Return a ball."""
-    c = vector(centre)
-    return Solid(
-        lambda p: (p - c).square().sum(0).sqrt() - radius, lambda d: (d * c).sum(0) + radius
-    )
+    return Solid(lambda p: length(p) - radius, lambda d: torch.full_like(d[0], radius))
 
 
-def ellipsoid(centre: Triple, radii: Triple, turned: Tensor | None = None) -> Solid:
+def ellipsoid(*radii: float) -> Solid:
     """Return an ellipsoid; its distance is first order, exact at the surface."""
     r = vector(radii)
 
-    def distance(p: Points) -> Tensor:
+    def distance(p: Points) -> Values:
         q = p / r
-        k = q.square().sum(0).sqrt()
-        return k * (k - 1) / (q / r).square().sum(0).sqrt().clamp_min(1e-6)
+        k = length(q)
+        return k * (k - 1) / length(q / r).clamp_min(1e-6)
 
-    return _placed(Solid(distance, lambda d: (d * r).square().sum(0).sqrt()), centre, turned)
+    return Solid(distance, lambda d: length(d * r))
 
 
-def capsule(start: Triple, end: Triple, radius: Number, end_radius: Number | None = None) -> Solid:
+def capsule(start: Triple, end: Triple, radius: float, end_radius: float | None = None) -> Solid:
     """Return the hull of two balls, the second of `end_radius` (default: the first's)."""
     a, b = vector(start), vector(end)
-    axis = b - a
+    axis, last = b - a, radius if end_radius is None else end_radius
     along = axis / axis.square().sum()
-    last = radius if end_radius is None else end_radius
     # The nearest of the balls between the ends lies off the foot of the perpendicular.
     slope = (last - radius) / float(axis.norm())
     lean = slope / math.sqrt(1 - slope**2) / float(axis.norm())
 
-    def distance(p: Points) -> Tensor:
+    def distance(p: Points) -> Values:
         q = p - a
-        t = (q * along).sum(0)
+        t = dot(q, along)
         if lean:
-            t = t + lean * (q - axis * t).square().sum(0).sqrt()
+            t = t + lean * length(q - axis * t)
         t = t.clamp(0, 1)
-        return (q - axis * t).square().sum(0).sqrt() - radius - (last - radius) * t
+        return length(q - axis * t) - radius - (last - radius) * t
 
-    return Solid(distance, lambda d: torch.maximum((d * a).sum(0) + radius, (d * b).sum(0) + last))
+    return Solid(distance, lambda d: torch.maximum(dot(d, a) + radius, dot(d, b) + last))
 
 
-def box(centre: Triple, half: Triple, rounding: Number, turned: Tensor | None = None) -> Solid:
+def box(*half: float, rounding: float) -> Solid:
     """Return a box with rounded edges; `half` are its half sides."""
-    h = vector(half)
-
-    def distance(p: Points) -> Tensor:
-        q = p.abs() - (h - rounding)
-        return q.clamp_min(0).square().sum(0).sqrt() + q.amax(0).clamp_max(0) - rounding
-
-    return _placed(Solid(distance, lambda d: (d.abs() * h).sum(0)), centre, turned)
+    return _rounded(vector(half), vector(half) - rounding, rounding)
 
 
-def cylinder(
-    centre: Triple, radius: Number, half: Number, rounding: Number, turned: Tensor | None = None
-) -> Solid:
+def _rounded(half: Tensor, inner: Tensor, rounding: float) -> Solid:
+    def distance(p: Points) -> Values:
+        gaps = p.abs() - inner
+        return length(gaps.clamp_min(0)) + gaps.amax(0).clamp_max(0) - rounding
+
+    return Solid(distance, lambda d: dot(d.abs(), half))
+
+
+def revolved(profile: Solid) -> Solid:
+    """Turn a flat solid, of points (distance from y, height), into one of revolution about y."""
+
+    def flat(p: Points) -> Points:
+        return torch.stack([length(p[::2]), p[1]])
+
+    return Solid(lambda p: profile.distance(flat(p)), lambda d: profile.support(flat(d)))
+
+
+def cylinder(radius: float, half: float, *, rounding: float) -> Solid:
     """Return a cylinder about y with rounded edges; `half` is half its height."""
-
-    def distance(p: Points) -> Tensor:
-        across = _across(p) - (radius - rounding)
-        up = p[1].abs() - (half - rounding)
-        outside = (across.clamp_min(0).square() + up.clamp_min(0).square()).sqrt()
-        return outside + torch.maximum(across, up).clamp_max(0) - rounding
-
-    solid = Solid(distance, lambda d: radius * _across(d) + half * d[1].abs())
-    return _placed(solid, centre, turned)
+    inner = vector((radius - rounding, half - rounding))
+    return revolved(_rounded(vector((radius, half)), inner, rounding))
 
 
-def torus(centre: Triple, ring: Number, radius: Number, turned: Tensor | None = None) -> Solid:
+def torus(ring: float, radius: float) -> Solid:
     """Return a ring about y."""
-    solid = Solid(
-        lambda p: ((_across(p) - ring).square() + p[1].square()).sqrt() - radius,
-        lambda d: ring * _across(d) + radius,
-    )
-    return _placed(solid, centre, turned)
+    return revolved(sphere(radius).at(ring, 0))
 
 
-def lathe(keys: Sequence[tuple[Number, Number]], pieces: int = 96) -> Solid:
+def lathe(keys: Sequence[tuple[float, float]], pieces: int = 96) -> Solid:
     """Return a solid of revolution about y, smooth through `(height, radius)` keys."""
     bottom, top = keys[0][0], keys[-1][0]
     heights = torch.linspace(bottom, top, pieces + 1)
@@ -144,30 +142,23 @@ def lathe(keys: Sequence[tuple[Number, Number]], pieces: int = 96) -> Solid:
     # A slope makes the level gap overstate the distance by sqrt(1 + slope^2).
     slack = 1 / math.sqrt(1 + (float(steps.abs().max()) * scale) ** 2)
 
-    def distance(p: Points) -> Tensor:
-        inside = p[1].clamp(bottom, top)
-        at = (inside - bottom) * scale
+    def distance(p: Points) -> Values:
+        across, y = p
+        at = (y.clamp(bottom, top) - bottom) * scale
         i = at.long()
-        gap = (_across(p) - radii[i] - (at - i) * steps[i]) * slack
-        up = torch.maximum(bottom - p[1], p[1] - top)
+        gap = (across - radii[i] - (at - i) * steps[i]) * slack
+        up = torch.maximum(bottom - y, y - top)
         outside = (gap.clamp_min(0).square() + up.square()).sqrt()
         return torch.where(up > 0, outside, torch.maximum(gap, up))
 
-    def support(d: Points) -> Tensor:
-        return (heights[:, None] * d[1] + radii[:, None] * _across(d)).amax(0)
-
-    return Solid(distance, support)
+    r, y = radii[:, None], heights[:, None]
+    return revolved(Solid(distance, lambda d: (y * d[1] + r * d[0]).amax(0)))
 
 
-def _across(p: Points) -> Float[Tensor, " n"]:
-    """Return the distance from the y axis."""
-    return (p[0].square() + p[2].square()).sqrt()
+def union(*solids: Solid, blend: float = 0.05) -> Solid:
+    """Join solids; seams are `blend` wide and rounded. Never above the smallest distance."""
 
-
-def union(*solids: Solid, blend: Number = 0.05) -> Solid:
-    """Join solids; seams are `blend` wide are rounded. Never above the smallest distance."""
-
-    def distance(p: Points) -> Tensor:
+    def distance(p: Points) -> Values:
         d = solids[0].distance(p)
         for other in solids[1:]:
             e = other.distance(p)
@@ -175,12 +166,7 @@ def union(*solids: Solid, blend: Number = 0.05) -> Solid:
             d = torch.minimum(d, e) - seam * seam / (4 * blend)
         return d
 
-    def support(d: Points) -> Tensor:
+    def support(d: Points) -> Values:
         return torch.stack([solid.support(d) for solid in solids]).amax(0) + blend / 4
 
     return Solid(distance, support)
-
-
-def minus(solid: Solid, hole: Solid) -> Solid:
-    """Cut `hole` out of `solid`."""
-    return Solid(lambda p: torch.maximum(solid.distance(p), -hole.distance(p)), solid.support)

@@ -27,8 +27,8 @@ class Store:
 
     def __init__(self, arrays: Sequence[np.ndarray], rows: Sequence[dict[str, Any]]) -> None:
         """Take the parts' arrays and all rows in the same order."""
-        self.rows, self._arrays = rows, arrays
-        self._places = [(part, k) for part, array in enumerate(arrays) for k in range(len(array))]
+        self.rows = rows
+        self._entries = [entry for array in arrays for entry in array]
 
     @classmethod
     def open(cls: type[AnyStore], folder: Path) -> AnyStore:
@@ -52,8 +52,7 @@ class Store:
 
     def pixels(self, indices: Sequence[int]) -> UInt8[np.ndarray, "n h w channels"]:
         """Copy entries out, in the order asked for."""
-        places = [self._places[index] for index in indices]
-        return np.stack([self._arrays[part][k] for part, k in places])
+        return np.stack([self._entries[index] for index in indices])
 
 
 class PictureStore(Store):
@@ -83,5 +82,4 @@ class LookStore(Store):
 
     def labels(self, index: int) -> Labels:
         """Return what one sprite shows."""
-        row = self.rows[index]
-        return Labels(**{field.name: row[field.name] for field in fields(Labels)})
+        return Labels(*(self.rows[index][field.name] for field in fields(Labels)))

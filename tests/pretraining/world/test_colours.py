@@ -1,6 +1,7 @@
 """Colours stay in their clusters, clusters apart; patterns fill the share they say."""
 
 import colorsys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,12 @@ import torch
 
 from pretraining.world.colours import (
     COLOURS,
+    PALETTES,
     Region,
     dots,
     draw_colour,
+    marked,
+    painted,
     panels,
     patches,
     stripes,
@@ -27,7 +31,7 @@ def test_a_drawn_colour_lies_in_its_own_cluster_only(word: str) -> None:
         hue, saturation, value = colorsys.rgb_to_hsv(*rgb)
         owners = [
             name
-            for name, (h0, h1, s0, s1, v0, v1) in COLOURS.items()
+            for name, ((h0, h1), (s0, s1), (v0, v1)) in COLOURS.items()
             if any(h0 - 1e-6 <= hue + turn <= h1 + 1e-6 for turn in (-1, 0, 1))
             and s0 - 1e-6 <= saturation <= s1 + 1e-6
             and v0 - 1e-6 <= value <= v1 + 1e-6
@@ -41,6 +45,13 @@ def test_an_avoided_word_is_never_drawn() -> None:
     rng = np.random.default_rng(1)
     words = {draw_colour(rng, ["red", "blue", "white"], avoid=("blue",))[0] for _ in range(60)}
     assert words == {"red", "white"}
+
+
+def test_a_word_names_a_palette_or_one_colour() -> None:
+    rng = np.random.default_rng(2)
+    assert {draw_colour(rng, "coat")[0] for _ in range(90)} == set(PALETTES["coat"])
+    assert {draw_colour(rng, "orange")[0] for _ in range(9)} == {"orange"}
+    assert not set(PALETTES) & set(COLOURS)
 
 
 def ring(count: int = 40_000) -> torch.Tensor:
@@ -74,6 +85,13 @@ def test_patches_show_on_every_side() -> None:
 
 
 def test_where_paints_inside_and_outside() -> None:
-    rgb = where(lambda p: p[1] > 1, (1.0, 0.0, 0.0), (0.0, 0.0, 1.0))(ring(100))
+    rgb = painted(where(lambda p: p[1] > 1, (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)), ring(100))
     assert torch.equal(rgb[:, 0] == 1, ring(100)[1] > 1)
     assert torch.equal(rgb[:, 0] + rgb[:, 2], torch.ones(100))
+
+
+@pytest.mark.parametrize(("pattern", "seen"), [("belly", True), ("plain", False)])
+def test_markings_show_only_in_their_own_pattern(pattern: str, seen: bool) -> None:
+    toy = SimpleNamespace(second=(1.0, 0.0, 0.0), pattern=pattern)
+    rgb = painted(marked(toy, "belly", lambda p: p[1] > 1, (0.0, 0.0, 1.0)), ring(100))
+    assert bool((rgb[:, 0] == 1).any()) == seen

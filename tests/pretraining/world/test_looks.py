@@ -3,19 +3,20 @@
 import math
 import pickle
 import re
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from pretraining.world.colours import DARK
+from pretraining.world.colours import COLOURS, DARK, PALETTES
 from pretraining.world.looks import (
     CLEARANCE,
     NAMED,
     SUBJECTS,
+    TUNING,
     Look,
     distance,
+    draw,
     draw_look,
     named_look,
     photograph,
@@ -43,7 +44,7 @@ def test_every_noun_fills_its_frame_from_its_extreme_sides(noun: str) -> None:
     for number in range(4):
         look = draw_look(list(NOUNS).index(noun) + 16 * number)
         view = photograph(look, np.random.default_rng(number), size=40)
-        low, high = NOUNS[noun].yaws
+        low, high = NOUNS[noun]["yaws"]
         assert low <= abs(view.yaw) <= high
         assert max(view.rgba.shape) == 40
         assert (view.rgba[..., 3] > 127).mean() > 0.3
@@ -58,12 +59,11 @@ def repainted(look: Look, key: str) -> Look:
 
 @pytest.mark.parametrize(
     ("noun", "pattern"),
-    [(noun, pattern) for noun, toy in NOUNS.items() for pattern in toy.patterns],
+    [(noun, pattern) for noun, toy in NOUNS.items() for pattern in toy["patterns"]],
 )
 def test_both_colours_that_a_caption_may_name_can_be_seen(noun: str, pattern: str) -> None:
     words = {"main": "white", "second": "black", "pattern": pattern}
-    drawn = NOUNS[noun].draw(np.random.default_rng(0), fixed=words)
-    look = Look(noun, drawn, "white", "black", pattern, drawn["kind"], None)
+    look = draw(np.random.default_rng(0), noun, **words)
     before = photograph(look, np.random.default_rng(2), size=40).rgba.astype(int)
     for key, share in (("main", 0.15), ("second", 0.03)):
         after = photograph(repainted(look, key), np.random.default_rng(2), size=40).rgba
@@ -91,7 +91,7 @@ def test_a_distance_is_zero_to_itself_symmetric_and_infinite_across_nouns() -> N
 
 def test_a_distance_counts_a_whole_range_as_one() -> None:
     car = subject_look("red_car")
-    low, high = NOUNS["car"].numbers["length"]
+    low, high = NOUNS["car"]["numbers"]["length"]
     ends = [
         replace(car, parameters={**car.parameters, "length": length}) for length in (low, high)
     ]
@@ -109,7 +109,9 @@ def test_names_are_distinct_made_up_words() -> None:
 
 def test_every_noun_has_a_subject_and_a_third_serves_tuning() -> None:
     assert {subject.noun for subject in SUBJECTS.values()} == set(NOUNS)
-    assert Counter(subject.tuning for subject in SUBJECTS.values()) == {True: 6, False: 12}
+    assert len(SUBJECTS) == 18
+    assert len(TUNING) == 6
+    assert set(TUNING) < set(SUBJECTS)
 
 
 @pytest.mark.parametrize("key", SUBJECTS)
@@ -117,11 +119,12 @@ def test_a_subject_has_the_marks_it_is_listed_with(key: str) -> None:
     subject, look, toy = SUBJECTS[key], subject_look(key), NOUNS[SUBJECTS[key].noun]
     for word in ("noun", "main", "second", "pattern", "kind"):
         assert getattr(look, word) == getattr(subject, word)
-    assert subject.pattern in toy.patterns
-    assert subject.kind in toy.kinds
-    assert subject.main in toy.main
-    assert subject.second in toy.second
-    assert subject.pattern != "plain" or set(toy.patterns) == {"plain"}
+    assert subject.pattern in toy["patterns"]
+    assert subject.kind in toy["kinds"]
+    for which in ("main", "second"):
+        words = PALETTES[toy[which]] if isinstance(toy[which], str) else toy[which]
+        assert getattr(subject, which) in words
+    assert subject.pattern != "plain" or set(toy["patterns"]) == {"plain"}
     colours = (look.parameters["main"][1], look.parameters["second"][1])
     assert math.dist(*colours) > 0.5
 
@@ -130,3 +133,12 @@ def test_a_look_can_be_sent_to_another_process() -> None:
     look = draw_look(3)
     assert pickle.loads(pickle.dumps(look)) == look
     assert DARK not in (look.parameters["main"][1], look.parameters["second"][1])
+
+
+@pytest.mark.parametrize("noun", NOUNS)
+def test_every_range_of_a_noun_is_one_and_its_words_are_known(noun: str) -> None:
+    toy = NOUNS[noun]
+    assert all(low < high for low, high in (*toy["numbers"].values(), toy["yaws"]))
+    for words in (toy["main"], toy["second"], *toy["colours"].values()):
+        assert set(PALETTES[words] if isinstance(words, str) else words) <= set(COLOURS)
+    assert set(toy["carries"]) <= set(NOUNS) - {noun}

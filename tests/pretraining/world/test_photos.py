@@ -8,14 +8,14 @@ from typer.testing import CliRunner
 
 from pretraining.world.__main__ import app
 from pretraining.world.looks import SUBJECTS
-from pretraining.world.photos import write_subject
+from pretraining.world.production import write_photos
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
-    write_subject(folder, "zigzag_jar", 2)
-    return folder
+    write_photos("zigzag_jar", folder, 2)
+    return folder / "zigzag_jar"
 
 
 def read(path: Path) -> np.ndarray:

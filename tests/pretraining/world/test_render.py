@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jaxtyping import UInt8
 
-from pretraining.world.colours import flat
+from pretraining.world.colours import where
 from pretraining.world.render import Part, render
 from pretraining.world.solids import Triple, box, sphere
 
@@ -26,7 +26,7 @@ def draw(
 
 
 def ball(x: float = 0.0, z: float = 0.0, rgb: tuple[float, float, float] = RED) -> Part:
-    return sphere((x, 1.0, z), 0.5), flat(rgb)
+    return sphere(0.5).at(x, 1.0, z), rgb
 
 
 def test_a_ball_is_a_disc_that_fills_the_picture() -> None:
@@ -36,7 +36,7 @@ def test_a_ball_is_a_disc_that_fills_the_picture() -> None:
 
 
 def test_the_long_side_has_the_size_asked_for() -> None:
-    part: Part = (box((0.3, 1.0, 0.0), (0.2, 0.8, 0.2), 0.01), flat(RED))
+    part: Part = (box(0.2, 0.8, 0.2, rounding=0.01).at(0.3, 1, 0), RED)
     assert draw([part], size=80).shape == (80, 20, 4)
 
 
@@ -55,19 +55,19 @@ def test_the_side_towards_the_light_is_brighter() -> None:
 
 
 def test_a_part_between_throws_a_shadow() -> None:
-    wall: Part = (box((0.0, 1.0, 0.0), (1.0, 1.0, 0.1), 0.01), flat(RED))
+    wall: Part = (box(1, 1, 0.1, rounding=0.01).at(0, 1, 0), RED)
     light = (1.0, 0.0, 1.0)
     open_, shaded = (
         draw(parts, size=60, light=light).astype(int)
-        for parts in ([wall], [wall, (sphere((0.45, 1.0, 0.45), 0.2), flat(BLUE))])
+        for parts in ([wall], [wall, (sphere(0.2).at(0.45, 1.0, 0.45), BLUE)])
     )
     assert shaded[30, 28, 0] < open_[30, 28, 0] - 30
 
 
 def test_a_pitch_shows_the_top_and_a_tint_scales_the_channels() -> None:
     cube: Part = (
-        box((0.0, 1.0, 0.0), (0.5, 0.5, 0.5), 0.01),
-        lambda p: flat(RED)(p).where((p[1] < 1.48)[:, None], flat(BLUE)(p)),
+        box(0.5, 0.5, 0.5, rounding=0.01).at(0, 1, 0),
+        where(lambda p: p[1] < 1.48, RED, BLUE),
     )
     level, above = (draw([cube], size=40, pitch=p) for p in (0.0, 40.0))
     assert level[20, 20, 0] > level[20, 20, 2]

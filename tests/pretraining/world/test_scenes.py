@@ -126,7 +126,6 @@ def test_relations_are_true(looks: LookStore) -> None:
             assert a.x > b.x
         elif relation == "in front of":
             assert a.foot > b.foot
-            assert a.rank > b.rank
         elif relation == "on":
             nouns = [looks.rows[spot.look]["noun"] for spot in scene.spots]
             assert nouns[0] in ON[nouns[1]]

@@ -4,13 +4,12 @@ import pytest
 import torch
 
 from pretraining.world.solids import (
-    Solid,
     box,
     capsule,
     cylinder,
     ellipsoid,
     lathe,
-    minus,
+    revolved,
     sphere,
     torus,
     turn,
@@ -18,14 +17,14 @@ from pretraining.world.solids import (
 )
 
 SOLIDS = {
-    "sphere": sphere((0.1, 0.9, -0.2), 0.5),
-    "ellipsoid": ellipsoid((0.0, 1.0, 0.1), (0.5, 0.2, 0.3), turn("z", 30)),
+    "sphere": sphere(0.5).at(0.1, 0.9, -0.2),
+    "ellipsoid": ellipsoid(0.5, 0.2, 0.3).at(0.0, 1.0, 0.1, turned=("z", 30)),
     "capsule": capsule((-0.4, 0.3, 0.0), (0.3, 1.1, 0.2), 0.3, 0.1),
-    "box": box((0.0, 1.0, 0.0), (0.5, 0.2, 0.3), 0.0, turn("y", 40)),
-    "cylinder": cylinder((0.0, 1.0, 0.0), 0.4, 0.3, 0.0, turn("x", 25)),
-    "torus": torus((0.0, 1.0, 0.0), 0.5, 0.15, turn("x", 70)),
+    "box": box(0.5, 0.2, 0.3, rounding=0.0).at(0.0, 1.0, 0.0, turned=("y", 40)),
+    "cylinder": cylinder(0.4, 0.3, rounding=0.0).at(0.0, 1.0, 0.0, turned=("x", 25)),
+    "torus": torus(0.5, 0.15).at(0.0, 1.0, 0.0, turned=("x", 70)),
     "lathe": lathe([(0.0, 0.3), (0.7, 0.6), (1.2, 0.2), (1.5, 0.4)]),
-    "union": union(sphere((0.3, 1.0, 0.0), 0.3), sphere((-0.3, 1.0, 0.0), 0.3), blend=0.1),
+    "union": union(sphere(0.3).at(0.3, 1.0, 0.0), sphere(0.3).at(-0.3, 1.0, 0.0), blend=0.1),
 }
 
 
@@ -59,8 +58,8 @@ def test_a_distance_never_overstates_how_far_the_solid_is(name: str) -> None:
 def test_equal_radii_make_an_ellipsoid_a_sphere() -> None:
     p = cloud(1000)
     torch.testing.assert_close(
-        ellipsoid((0.0, 1.0, 0.0), (0.4, 0.4, 0.4)).distance(p),
-        sphere((0.0, 1.0, 0.0), 0.4).distance(p),
+        ellipsoid(0.4, 0.4, 0.4).distance(p),
+        sphere(0.4).distance(p),
     )
 
 
@@ -68,11 +67,11 @@ def test_a_capsule_bounds_balls_at_both_ends() -> None:
     p = cloud(1000)
     rod = capsule((0.0, 0.2, 0.0), (0.0, 1.2, 0.0), 0.3, 0.1).distance(p)
     for centre, radius in (((0.0, 0.2, 0.0), 0.3), ((0.0, 1.2, 0.0), 0.1)):
-        assert (rod <= sphere(centre, radius).distance(p) + 1e-5).all()
+        assert (rod <= sphere(radius).at(*centre).distance(p) + 1e-5).all()
 
 
 def test_a_union_never_lies_above_its_solids_and_rounds_only_the_seam() -> None:
-    a, b, p = sphere((0.3, 1.0, 0.0), 0.4), sphere((-0.3, 1.0, 0.0), 0.4), cloud(5000)
+    a, b, p = sphere(0.4).at(0.3, 1.0, 0.0), sphere(0.4).at(-0.3, 1.0, 0.0), cloud(5000)
     least = torch.minimum(a.distance(p), b.distance(p))
     joined = union(a, b, blend=0.1).distance(p)
     assert (joined <= least).all()
@@ -83,7 +82,7 @@ def test_a_union_never_lies_above_its_solids_and_rounds_only_the_seam() -> None:
 
 def test_minus_leaves_what_is_in_the_solid_and_not_in_the_hole() -> None:
     solid, hole, p = SOLIDS["box"], SOLIDS["sphere"], cloud(5000)
-    left = minus(solid, hole).distance(p) < 0
+    left = (solid - hole).distance(p) < 0
     assert torch.equal(left, (solid.distance(p) < 0) & (hole.distance(p) > 0))
 
 
@@ -102,7 +101,14 @@ def test_a_turn_keeps_lengths_and_hands() -> None:
 
 
 def test_a_turned_solid_is_the_solid_seen_from_turned_points() -> None:
-    matrix, p = turn("z", 30), cloud(1000)
-    straight: Solid = box((0.0, 0.0, 0.0), (0.5, 0.2, 0.3), 0.05)
-    turned = box((0.0, 0.0, 0.0), (0.5, 0.2, 0.3), 0.05, matrix)
-    torch.testing.assert_close(turned.distance(matrix @ p), straight.distance(p))
+    straight, p = box(0.5, 0.2, 0.3, rounding=0.05), cloud(1000)
+    turned = straight.at(0, 0, 0, turned=("z", 30))
+    torch.testing.assert_close(turned.distance(turn("z", 30) @ p), straight.distance(p))
+
+
+def test_a_revolved_solid_is_its_profile_on_every_side() -> None:
+    profile = ellipsoid(0.3, 0.2).at(0.6, 0.5)
+    solid, angle = revolved(profile), torch.linspace(0, 6, 50)
+    across, height = torch.rand(2, 50, generator=torch.Generator().manual_seed(1))
+    p = torch.stack([across * angle.sin(), height, across * angle.cos()])
+    torch.testing.assert_close(solid.distance(p), profile.distance(torch.stack([across, height])))
