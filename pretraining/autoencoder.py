@@ -1,9 +1,12 @@
-"""Stage 1: a KL autoencoder of factor 16, 128 px pictures to 8 x 8 latents (AutoencoderKL).
+"""A KL autoencoder of factor 16: 128 px pictures to 8 x 8 latents (AutoencoderKL).
 
-Its two convolutions around the latents are rewritten at the end so that every latent channel has
-mean 0 and deviation 1: no other scaling is left for the pipeline to do.
+Twelve latent channels are told to be plain colours, so that none of them dies and hues are right
+early. There is no KL: Muon blows the small gradients of a small KL up until a third of the
+channels is nothing but noise. At the end the convolutions around the latents are rewritten so
+that every channel has mean 0 and deviation 1: no other scaling is left for the pipeline to do.
 """
 
+import json
 import math
 
 import torch
@@ -12,32 +15,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretraining.loop import Recipe
+from cones.files import write_atomic
+from pretraining.loop import NETWORKS, Stage, Work, averaged, in_turn
 
-RECIPE = Recipe(steps=6_000, batch=4, rate=1e-3, warmup=100, cooldown=0.5, average=0.998)
 INSIDE = 3.0  # weight of the pixels of things, of 1 for the others
-CHANNELS = 32
-WIDTHS = (16, 32, 64, 96, 96)
-DECODER = Recipe(steps=700, batch=4, rate=4e-4, matrix_rate=3e-3, average=0.99)
+CHANNELS = NETWORKS["vae"]["latent_channels"]
 NOISE = 0.05  # deviation of the posterior
 
 
-def build(widths: tuple[int, ...] = WIDTHS, channels: int = CHANNELS) -> AutoencoderKL:
-    """Return the untrained autoencoder."""
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * len(widths),
-        up_block_types=("UpDecoderBlock2D",) * len(widths),
-        block_out_channels=widths,
-        layers_per_block=1,
-        latent_channels=channels,
-        norm_num_groups=8,
-        sample_size=8 * 2 ** (len(widths) - 1),
-        mid_block_add_attention=False,
-        scaling_factor=1.0,
-    )
-    with torch.no_grad():  # a posterior of one deviation; nothing trains it
-        vae.quant_conv.weight[channels:] = 0.0
-        vae.quant_conv.bias[channels:] = 2 * math.log(NOISE)
+def build() -> AutoencoderKL:
+    """Return the untrained autoencoder; its posterior has one deviation that nothing trains."""
+    vae = AutoencoderKL(**NETWORKS["vae"])
+    with torch.no_grad():
+        vae.quant_conv.weight[CHANNELS:] = 0.0
+        vae.quant_conv.bias[CHANNELS:] = 2 * math.log(NOISE)
     return vae.to(memory_format=torch.channels_last)
 
 
@@ -50,19 +41,14 @@ def opponents(pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
 def difference(
     found: Float[Tensor, "n 3 h w"],
     pixels: Float[Tensor, "n 3 h w"],
-    weight: Float[Tensor, "n 1 h w"] | None = None,
+    weight: Float[Tensor, "n 1 h w"],
 ) -> Tensor:
     """Compare pictures in [-1, 1]: values, edges, colours of 4 x 4 pixels, hues.
 
-    Hues are compared by squares: a gray background has as many pixels as a purple cup, and by
-    absolute values the cup would come back gray for thousands of steps.
-
-    Args:
-        found: What was decoded.
-        pixels: What should have been.
-        weight: Of every pixel, 1 in the mean.
+    ``weight`` is that of every pixel, 1 in the mean. Hues are compared by squares: a gray
+    background has as many pixels as a purple cup, and by absolute values the cup would come back
+    gray for thousands of steps.
     """
-    weight = torch.ones_like(pixels[:, :1]) if weight is None else weight
     error = found - pixels
     edges = (weight[..., 1:] * error.diff(dim=-1).abs()).mean()
     edges = edges + (weight[..., 1:, :] * error.diff(dim=-2).abs()).mean()
@@ -74,28 +60,44 @@ def difference(
     return (weight * error.abs()).mean() + edges + 2 * rough + 0.5 * hue
 
 
-def rough_of(pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 12 y x"]:
-    """Return the mean opponent colours of the quarters of every 16 x 16 pixels."""
-    return F.pixel_unshuffle(opponents(F.avg_pool2d(pixels, 8)), 2)
+class Autoencoder(Stage[AutoencoderKL]):
+    """Reconstructs pictures and their mirror images from slightly noised latents."""
+
+    def _build(self) -> AutoencoderKL:
+        return build()
+
+    def loss(self, index: Tensor, draw: torch.Generator) -> Tensor:
+        """Compare what comes back, and twelve channels with the colours of 8 x 8 pixels."""
+        pixels, weight = self.work.pixels(index), self._weight(index)
+        if torch.rand((), generator=draw) < 0.5:
+            pixels, weight = pixels.flip(-1), weight.flip(-1)
+        noise = torch.randn(len(index), CHANNELS, 8, 8, generator=draw).to(pixels.device)
+        with torch.autocast(pixels.device.type, torch.bfloat16, cache_enabled=False):
+            mean = self.module.encode(pixels).latent_dist.mean
+            found = self.module.decode(mean + NOISE * noise).sample
+        plain = F.pixel_unshuffle(opponents(F.avg_pool2d(pixels, 8)), 2)
+        rough = F.avg_pool2d(weight, 16) * (mean[:, :12].float() - plain).square()
+        return difference(found.float(), pixels, weight) + 0.5 * rough.mean()
+
+    def _weight(self, index: Tensor) -> Float[Tensor, "n 1 h w"]:
+        """Return how much every pixel counts: more inside the boxes of things, 1 in the mean."""
+        found = torch.ones(len(index), 1, 128, 128)
+        for weight, i in zip(found, index.tolist(), strict=True):
+            for x0, y0, x1, y1 in (t["box"] for t in self.work.pictures.rows[i]["things"]):
+                weight[:, y0:y1, x0:x1] = INSIDE
+        return (found / found.mean((1, 2, 3), keepdim=True)).to(self.work.device)
 
 
-def loss(
-    vae: AutoencoderKL,
-    pixels: Float[Tensor, "n 3 h w"],
-    weight: Float[Tensor, "n 1 h w"],
-    noise: Tensor,
-) -> Tensor:
-    """Reconstruct from slightly noised latents, twelve channels of which are plain colours.
-
-    Told so, no channel of these dies and hues are right early. There is no KL: Muon blows the
-    small gradients of a small KL up until a third of the channels is nothing but noise.
-    """
+def encoded(vae: AutoencoderKL, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c y x"]:
+    """Return the posterior means."""
     with torch.autocast(pixels.device.type, torch.bfloat16, cache_enabled=False):
-        mean = vae.encode(pixels).latent_dist.mean  # pyright: ignore
-        found = vae.decode(mean + NOISE * noise).sample  # pyright: ignore
-    rough = (mean[:, :12].float() - rough_of(pixels)).square()
-    rough = (F.avg_pool2d(weight, 16) * rough).mean()
-    return difference(found.float(), pixels, weight) + 0.5 * rough
+        return vae.encode(pixels).latent_dist.mean.float()
+
+
+def decoded(vae: AutoencoderKL, latents: Float[Tensor, "n c y x"]) -> Float[Tensor, "n 3 h w"]:
+    """Return pictures in [-1, 1]."""
+    with torch.autocast(latents.device.type, torch.bfloat16, cache_enabled=False):
+        return vae.decode(latents).sample.float().clamp(-1, 1)
 
 
 def decoder_of(vae: AutoencoderKL) -> nn.ModuleDict:
@@ -103,28 +105,36 @@ def decoder_of(vae: AutoencoderKL) -> nn.ModuleDict:
     return nn.ModuleDict({"post": vae.post_quant_conv, "decoder": vae.decoder})
 
 
-def decoder_loss(vae: AutoencoderKL, pixels: Float[Tensor, "n 3 h w"], latents: Tensor) -> Tensor:
-    """Reconstruct from given latents, exact ones or a U-Net's."""
-    with torch.autocast(pixels.device.type, torch.bfloat16, cache_enabled=False):
-        found = vae.decode(latents).sample  # pyright: ignore
-    return difference(found.float(), pixels)
-
-
-@torch.no_grad()
-def error(vae: AutoencoderKL, pixels: Float[Tensor, "n 3 h w"], latents: Tensor) -> float:
-    """Return the mean absolute error of decoded latents, of 255."""
-    parts = zip(pixels.split(50), latents.split(50), strict=True)
-    found = [(vae.decode(z).sample.clamp(-1, 1) - x).abs().mean().item() for x, z in parts]  # pyright: ignore
-    return round(127.5 * sum(found) / len(found), 3)
-
-
 @torch.no_grad()
 def normalise(vae: AutoencoderKL, mean: Float[Tensor, " c"], std: Float[Tensor, " c"]) -> None:
     """Fold mean and deviation of the latent channels into the convolutions around them."""
-    count = len(mean)
-    quant, post = vae.quant_conv, vae.post_quant_conv
+    count, quant, post = len(mean), vae.quant_conv, vae.post_quant_conv
     quant.weight[:count] /= std[:, None, None, None]
     quant.bias[:count] = (quant.bias[:count] - mean) / std
     quant.bias[count:] -= 2 * std.log()  # log-variances
     post.bias += post.weight[:, :, 0, 0] @ mean
     post.weight *= std[None, :, None, None]
+
+
+def finished(work: Work, *, decoder: bool = True) -> AutoencoderKL:
+    """Return the trained autoencoder, normalised, with the later decoder where there is one."""
+    vae = averaged(build().to(work.device), work.folder / "autoencoder")
+    told = work.folder / "latents.json"
+    if not told.exists():
+        some = torch.arange(min(1_000, len(work.pictures)))
+        latents = in_turn(lambda index: encoded(vae, work.pixels(index)), some)
+        spread = {"mean": latents.mean((0, 2, 3)), "std": latents.std((0, 2, 3))}
+        write_atomic(told, json.dumps({k: v.tolist() for k, v in spread.items()}).encode())
+    spread = json.loads(told.read_text())
+    mean, std = torch.tensor([spread["mean"], spread["std"]], device=work.device)
+    normalise(vae, mean, std)
+    if decoder and (work.folder / "decoder" / "state.safetensors").exists():
+        averaged(decoder_of(vae), work.folder / "decoder")
+    return vae
+
+
+def latents(work: Work) -> Float[Tensor, "n c y x"]:
+    """Encode every picture, once."""
+    vae = finished(work)
+    every = torch.arange(len(work.pictures))
+    return work.cached("latents", lambda index: encoded(vae, work.pixels(index)), every)

@@ -1,196 +1,118 @@
-"""Measure the built-in model: ``python -m pretraining.quality [--work DIR]``.
+"""Measure the built-in model: ``python -m pretraining.quality --work DIR``.
 
-Prompts that no training caption equals are drawn, the examiner reads the pictures, and its own
-rate on composed pictures sent through the autoencoder stands beside every figure: the most that a
-perfect U-Net could reach. Writes docs/results/model.json and two sheets.
+Pictures are composed whose captions training never saw. The model draws these captions, and the
+examiner says of the drawn pictures, and of the composed ones sent through the autoencoder
+(``limit``: what a perfect U-Net would reach), whether they show what the captions say. Writes
+docs/results/model.json and two sheets.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
+import pandas as pd
 import torch
 import typer
 from diffusers import StableDiffusionPipeline
-from rich.console import Console
 
+from cones.drawing import sheet
 from experiments.metrics.examiner import Examiner, Seen, load_examiner
-from pretraining import examiner, save
-from pretraining.world.captions import PATTERNS, PLACES, phrase, prompt, sentence
+from pretraining.denoiser import drawn_by
+from pretraining.examiner import SIDES, Row, answers, judged, through, unseen
+from pretraining.loop import OUTPUT, Work, console, pixels_of
+from pretraining.text import said
+from pretraining.world.captions import PLACES, prompt
 from pretraining.world.colours import COLOURS
-from pretraining.world.looks import NAMED, Look, draw_look, named_look
-from pretraining.world.scenes import NOUNS, held_out_pair, held_out_place
-from pretraining.world.stores import PictureStore
-
-WEIGHTS = Path("src/cones/models/builtin/weights")
-console = Console(stderr=True)
+from pretraining.world.looks import NAMED
+from pretraining.world.scenes import NOUNS
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A prompt and what its picture must show; empty words were not said."""
-
-    prompt: str
-    place: str
-    nouns: tuple[str, ...]
-    mains: tuple[str, ...]
-    second: str = ""
-    pattern: str = ""
+def kind_of(row: Row) -> str:
+    """Say which figure a picture serves; of pairs only those side by side, and plain light."""
+    things = row["things"]
+    if row["light"] or (len(things) > 1 and row["relation"] not in SIDES):
+        return ""
+    return "two" if len(things) > 1 else "names" if things[0]["name"] else "single"
 
 
-def single(count: int, *, held_out: bool = False, first: int = examiner.UNSEEN) -> list[Asked]:
-    """Ask for one thing with the colours and patterns of looks that were never rendered.
-
-    Half the prompts say the main colour, a quarter the second too, a quarter the pattern too.
-    """
-    asked, places = [], list(PLACES)
-    for k in range(count):
-        look = draw_look(first + k)
-        allowed = [p for p in places if held_out_place(look.noun, p) == held_out]
-        place = allowed[(k // len(NOUNS)) % len(allowed)]
-        second = look.second if (k // len(NOUNS)) % 4 >= 2 else ""
-        told = (k // len(NOUNS)) % 4 == 3 and look.pattern in PATTERNS
-        pattern = look.pattern if told else ""
-        text = prompt(look.noun, place, look.main, second or None, pattern or None)
-        asked.append(Asked(text, place, (look.noun,), (look.main,), second, pattern))
-    return asked
-
-
-def double(count: int) -> list[Asked]:
-    """Ask for two things of different colours side by side: the first is on the left."""
-    asked, rng = [], np.random.default_rng(12)
-    while len(asked) < count:
-        a, b = (draw_look(examiner.UNSEEN + int(rng.integers(10**6))) for _ in range(2))
-        place = str(rng.choice(list(PLACES)))
-        unseen = held_out_pair(a.noun, b.noun) or any(
-            held_out_place(look.noun, place) for look in (a, b)
-        )
-        if unseen or a.noun == b.noun or a.main == b.main:
-            continue
-        things = [phrase(look.noun, main=look.main) for look in (a, b)]
-        text = sentence(things, relation="to the left of", place=place)
-        asked.append(Asked(text, place, (a.noun, b.noun), (a.main, b.main)))
-    return asked
-
-
-def read(
-    pipeline: StableDiffusionPipeline,
-    judge: Examiner,
-    prompts: Sequence[str],
-    guidance_scale: float = 3.0,
-) -> list[Seen]:
-    """Draw a picture of every prompt and read it."""
-    seeds = range(len(prompts))
-    return judge.see(save.draw(pipeline, prompts, seeds, guidance_scale=guidance_scale))
-
-
-def mean(values: Sequence[bool]) -> float:
-    """Return a share with three digits."""
-    return round(sum(values) / max(1, len(values)), 3)
-
-
-def singles(asked: Sequence[Asked], seen: Sequence[Seen]) -> dict[str, float]:
-    """Judge pictures of one thing by their clearest thing."""
-    pairs = [(ask, see.things[0], see.place) for ask, see in zip(asked, seen, strict=True)]
-    return {
-        "noun": mean([thing.noun == ask.nouns[0] for ask, thing, _ in pairs]),
-        "colour": mean([thing.main == ask.mains[0] for ask, thing, _ in pairs]),
-        "second": mean([thing.second == ask.second for ask, thing, _ in pairs if ask.second]),
-        "pattern": mean([thing.pattern == ask.pattern for ask, thing, _ in pairs if ask.pattern]),
-        "place": mean([place == ask.place for ask, _, place in pairs]),
-        "one_thing": mean([see.count == 1 for see in seen]),
-    }
-
-
-def doubles(asked: Sequence[Asked], seen: Sequence[Seen]) -> dict[str, float]:
-    """Judge pictures of two things; sides and colours are those of pictures with both nouns."""
-    both, colours, sides = [], [], []
-    for ask, see in zip(asked, seen, strict=True):
-        known = {thing.noun: thing for thing in reversed(see.things)}
-        both.append(all(noun in known for noun in ask.nouns))
-        if both[-1]:
-            a, b = (known[noun] for noun in ask.nouns)
-            colours.append((a.main, b.main) == ask.mains)
-            sides.append(a.box[0] + a.box[2] < b.box[0] + b.box[2])
-    return {"both_nouns": mean(both), "both_colours": mean(colours), "side": mean(sides)}
-
-
-def is_like(seen: Seen, look: Look) -> bool:
-    """Tell whether a picture shows an individual's noun and both its colours."""
-    thing = seen.things[0]
-    return (thing.noun, thing.main, thing.second) == (look.noun, look.main, look.second)
-
-
-def names(pipeline: StableDiffusionPipeline, judge: Examiner) -> dict[str, float]:
-    """Compare what a name brings with what the bare noun shows of the same individual."""
-    looks = [named_look(index) for index in range(NAMED)]
-    own = read(pipeline, judge, [prompt(look.noun, name=look.name) for look in looks])
-    other = read(pipeline, judge, [prompt(look.noun) for look in looks])
-    return {
-        "own": mean([is_like(seen, look) for seen, look in zip(own, looks, strict=True)]),
-        "other": mean([is_like(seen, look) for seen, look in zip(other, looks, strict=True)]),
-    }
+def alike(rows: Sequence[Row], seen: Sequence[Seen]) -> float:
+    """Return how often a picture shows an individual's noun and both its colours."""
+    pairs = zip(rows, seen, strict=True)
+    table = pd.DataFrame([answers(row["things"], "", None, one) for row, one in pairs])
+    return round(float(table[["noun", "main", "second"]].all(axis=1).mean()), 4)
 
 
 def figures(
-    pipeline: StableDiffusionPipeline, judge: Examiner, count: int, said: set[str]
+    pipeline: StableDiffusionPipeline, judge: Examiner, work: Work, prompts: int
 ) -> dict[str, Any]:
-    """Measure everything; ``count`` prompts of one thing, two pictures each."""
-    asked = [ask for ask in single(2 * count) if ask.prompt not in said][:count]
-    twice = [*asked, *asked]
-    rows: dict[str, Any] = {"prompts": len(asked)}
-    rows["single"] = singles(twice, read(pipeline, judge, [ask.prompt for ask in twice]))
-    console.print(rows)
-    two = double(count // 2)
-    rows["two"] = doubles(two, read(pipeline, judge, [ask.prompt for ask in two]))
-    apart = single(count // 4, held_out=True)
-    rows["held_out_pairs"] = singles(apart, read(pipeline, judge, [a.prompt for a in apart]))
-    strong = asked[: count // 2]
-    found = read(pipeline, judge, [ask.prompt for ask in strong], 7.5)
-    rows["guidance_7_5"] = singles(strong, found)
-    rows["names"] = names(pipeline, judge)
-    rows["examiner"] = dict(judge.accuracy)
-    return rows
+    """Measure everything; of every caption of one thing two pictures are drawn."""
+
+    def read(captions: Sequence[str], **options: float) -> list[Seen]:
+        return judge.read(drawn_by(pipeline, captions, **options))
+
+    trained = {row["caption"] for row in work.pictures.rows}
+    found: dict[str, Any] = {}
+    limit: dict[str, Any] = {}
+    for figure, kind, most in (
+        ("single", "single", prompts),
+        ("two", "two", prompts // 2),
+        ("held_out_pairs", "single", prompts // 4),
+        ("names", "names", NAMED),
+    ):
+        store = unseen(work, held_out=figure == "held_out_pairs")
+        fit = [i for i, row in enumerate(store.rows) if kind_of(row) == kind]
+        new = [i for i in fit if kind == "names" or store.rows[i]["caption"] not in trained][:most]
+        rows = [store.rows[i] for i in new]
+        captions, composed = [row["caption"] for row in rows], pixels_of(store, new)
+        shown = judge.see(through(pipeline.vae, composed))
+        if kind == "names":
+            bare = [row["caption"].replace(f"{row['things'][0]['name']} ", "") for row in rows]
+            found[figure] = {"own": alike(rows, read(captions)), "other": alike(rows, read(bare))}
+            limit[figure] = {"own": alike(rows, shown)}
+            continue
+        asked = [(*said(row), row["relation"]) for row in rows]
+        limit[figure] = judged(asked, shown)
+        copies = 2 if figure == "single" else 1
+        found[figure] = judged(copies * asked, read(copies * captions))
+        console.print(figure, found[figure], "limit", limit[figure])
+        if figure == "single":
+            found["prompts"], half = len(rows), len(rows) // 2
+            found["guidance_7_5"] = judged(asked[:half], read(captions[:half], guidance_scale=7.5))
+    return found | {"limit": limit, "examiner": dict(judge.accuracy)}
 
 
 def sheets(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    """Draw 16 nouns x 8 places, and 13 colours x 8 nouns."""
-    places = [place for place in PLACES if place not in ("plain", "lake")]
+    """Draw 16 nouns x 8 places and 13 colours x 8 nouns, in 256 colours: below 1 MB each."""
+    places, nouns = [p for p in PLACES if p not in ("plain", "lake")], NOUNS[4:12]
     told = {
-        "nouns": [prompt(noun, place) for noun in NOUNS for place in places],
-        "colours": [prompt(noun, "plain", main) for main in COLOURS for noun in NOUNS[4:12]],
+        "nouns": (NOUNS, places, [prompt(noun, place) for noun in NOUNS for place in places]),
+        "colours": (COLOURS, nouns, [prompt(n, "plain", main) for main in COLOURS for n in nouns]),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    for name, prompts in told.items():
-        pictures = save.draw(pipeline, prompts, range(len(prompts)))
-        save.sheet(pictures, 8).save(folder / f"model_{name}.png")
+    for name, (rows, columns, prompts) in told.items():
+        drawn = drawn_by(pipeline, prompts)
+        page = sheet({row: drawn[8 * k : 8 * k + 8] for k, row in enumerate(rows)}, columns)
+        page.quantize(256, dither=0).save(folder / f"model_{name}.png", optimize=True)
 
 
 def main(
-    model: Annotated[Path, typer.Option(help="The model's folder.")] = WEIGHTS,
-    work: Annotated[Path | None, typer.Option(help="Its training's folder, for the cost.")] = None,
+    work: Annotated[Path, typer.Option(help="The folder of its training.")],
+    model: Annotated[Path, typer.Option(help="The model's folder.")] = OUTPUT,
     output: Annotated[Path, typer.Option(help="The figures.")] = Path("docs/results/model.json"),
     pictures: Annotated[Path, typer.Option(help="Folder of the sheets.")] = Path("docs"),
-    prompts: Annotated[int, typer.Option(min=64, help="Prompts of one thing.")] = 512,
+    prompts: Annotated[int, typer.Option(min=1, help="Captions of one thing.")] = 512,
 ) -> None:
     """Draw, read, and write down how often the model does what it is told."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     pipeline = StableDiffusionPipeline.from_pretrained(model)
-    cost: Mapping[str, Any] = {}
-    said: set[str] = set()
-    if work:
-        log = json.loads((work / "denoiser" / "log.json").read_text())
-        cost = {"samples_trained": log["samples"], "unet_seconds": log["seconds"]}
-        said = {row["caption"] for row in PictureStore.open(work / "pictures").rows}
-    found = figures(pipeline, load_examiner(), prompts, said) | dict(cost)
+    found = figures(pipeline, load_examiner(), Work(work), prompts)
+    log = json.loads((work / "denoiser" / "log.json").read_text())
+    found |= {"samples_trained": log["samples"], "unet_seconds": log["seconds"]}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(found, indent=2) + "\n")
     sheets(pipeline, pictures)
-    console.print(found)
 
 
 if __name__ == "__main__":

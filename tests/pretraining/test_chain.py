@@ -3,20 +3,24 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file
 
-from experiments.metrics import examiner as networks
-from experiments.metrics.examiner import load_examiner
+from experiments.metrics.examiner import Seen, SeenThing, load_examiner
 from fakes import tiny_pipeline
-from pretraining import quality, save, train
-from pretraining.world.scenes import held_out_pair, held_out_place
+from pretraining import examiner, quality, train
+from pretraining.denoiser import drawn_by
+from pretraining.loop import Work
 
 
 @pytest.mark.slow
-def test_one_command_makes_the_model_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_one_command_makes_the_model_and_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     work, output, judge = tmp_path / "work", tmp_path / "model", tmp_path / "judge.safetensors"
     steps = [f"{stage}=2" for stage in ("autoencoder", "text", "examiner", "denoiser", "decoder")]
     train.main(work, output, judge, None, scale=0.001, stage=None, steps=steps)
@@ -24,14 +28,15 @@ def test_one_command_makes_the_model_and_goes_on_where_it_stopped(tmp_path: Path
     assert {part.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)} == {
         torch.float32
     }
-    pictures = save.draw(pipeline, ["a cat", "a dog"], [0, 1], num_inference_steps=2)
-    again = save.draw(pipeline, ["a dog"], [1], num_inference_steps=2)
-    assert pictures.shape == (2, 3, 128, 128)
-    assert torch.allclose(pictures[1], again[0], atol=0.05)
+    pictures = drawn_by(pipeline, ["a dog", "a dog"], num_inference_steps=2)
+    (again,) = drawn_by(pipeline, ["a dog"], num_inference_steps=2)
+    assert pictures[0].size == (128, 128)
+    alike, other = (np.abs(np.subtract(again, p, dtype=float)).mean() for p in pictures)
+    assert alike < 2 < other
     stored = load_file(output / "unet" / "diffusion_pytorch_model.safetensors")
     assert {weight.dtype for weight in stored.values()} == {torch.float16}
     assert "| denoiser | 2 |" in (output / "README.md").read_text()
-    seen = load_examiner(judge).see(pictures)
+    seen = load_examiner(judge).read(pictures)
     assert len(seen) == 2
 
     before = {path: path.stat().st_mtime_ns for path in (work / "pictures").iterdir()}
@@ -50,45 +55,75 @@ def test_one_command_makes_the_model_and_goes_on_where_it_stopped(tmp_path: Path
     change = [(moved[key].float() - stored[key].float()).abs().max().item() for key in stored]
     assert 0 < max(change) < 0.05  # begun where the saved one ended
 
-
-def test_prompts_of_quality_show_what_they_say() -> None:
-    asked = quality.single(64)
-    assert len({ask.nouns for ask in asked}) == 16
-    assert not any(held_out_place(ask.nouns[0], ask.place) for ask in asked)
-    assert all(word in ask.prompt for ask in asked for word in (ask.nouns[0], ask.mains[0]))
-    assert sum(bool(ask.second) for ask in asked) == 32
-    apart = quality.single(16, held_out=True)
-    assert all(held_out_place(ask.nouns[0], ask.place) for ask in apart)
-    assert all(ask.nouns[0] != ask.nouns[1] for ask in quality.double(20))
-    assert not any(held_out_pair(*ask.nouns) for ask in quality.double(20))
+    monkeypatch.setattr(
+        quality, "drawn_by", lambda _, prompts, **more: len(prompts) * pictures[:1]
+    )
+    found = quality.figures(pipeline, load_examiner(judge), Work(new, 0.001), 4)
+    assert set(found["limit"]) <= set(found)
+    assert set(found["single"]) == set(found["limit"]["single"])
 
 
-def test_quality_counts_right_answers_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    def things(*words: tuple[str, str, str, str, float]) -> tuple[networks.SeenThing, ...]:
-        return tuple(networks.SeenThing(*word[:4], box=(word[4], 0, word[4], 9)) for word in words)
+def thing(noun: str, main: str, second: str = "", pattern: str = "", x: int = 0) -> SeenThing:
+    return SeenThing(noun, main, second, pattern, box=(x, 0, x, 9))
 
-    told = [
-        quality.Asked("", "snow", ("cat",), ("red",), "blue", "stripes"),
-        quality.Asked("", "snow", ("dog",), ("red",)),
-    ]
-    seen = [
-        networks.Seen("snow", things(("cat", "red", "blue", "dots", 0))),
-        networks.Seen(
-            "road", things(("dog", "pink", "red", "dots", 0), ("cat", "red", "", "", 1))
-        ),
-    ]
-    assert quality.singles(told, seen) == {
-        "noun": 1.0, "colour": 0.5, "second": 1.0, "pattern": 0.0, "place": 0.5, "one_thing": 0.5,
+
+def test_answers_are_right_where_the_picture_shows_what_is_asked() -> None:
+    asked = {"noun": "cat", "main": "red", "second": "blue", "pattern": ""}
+    seen = Seen("snow", (thing("cat", "red", "pink", "dots"), thing("dog", "red", x=9)))
+    assert examiner.answers([asked], "road", None, seen) == {
+        "noun": True, "main": True, "second": False, "place": False, "one_thing": False,
     }  # fmt: skip
-    pair = quality.Asked("", "snow", ("cat", "dog"), ("red", "pink"))
-    assert quality.doubles([pair, pair], [seen[1], seen[0]]) == {
-        "both_nouns": 0.5, "both_colours": 1.0, "side": 0.0,
+    assert "place" not in examiner.answers([asked], "", None, seen)
+
+
+def test_of_two_things_colours_and_sides_count_where_both_are_seen() -> None:
+    cat, dog = ({"noun": noun, "main": main} for noun, main in (("cat", "red"), ("dog", "pink")))
+    left = Seen("snow", (thing("cat", "red"), thing("dog", "red", x=9)))
+    assert examiner.answers([cat, dog], "", "to the left of", left) == {
+        "both_nouns": True, "both_colours": False, "side": True,
     }  # fmt: skip
-    shown = seen[0]
-    monkeypatch.setattr(quality, "read", lambda _, judge, prompts, *more: [shown] * len(prompts))
-    judge = networks.Examiner(networks.Finder(), networks.Reader(), {"noun": 0.9})
-    rows = quality.figures(tiny_pipeline(), judge, 64, {quality.single(1)[0].prompt})
-    assert rows["prompts"] == 64
-    assert rows["single"]["noun"] == pytest.approx(1 / 16, abs=0.02)
-    assert rows["names"]["own"] <= 1 / 16
-    assert rows["examiner"] == {"noun": 0.9}
+    assert not examiner.answers([cat, dog], "", "to the right of", left)["side"]
+    alone = Seen("snow", (thing("cat", "red"),))
+    assert examiner.answers([cat, dog], "", "and", alone) == {"both_nouns": False}
+    silent = [cat | {"main": ""}, dog | {"main": "red"}]
+    assert examiner.answers(silent, "", "and", left) == {"both_nouns": True, "both_colours": True}
+
+
+def test_shares_count_only_pictures_that_are_asked() -> None:
+    asked = [([{"noun": "cat", "main": main, "second": "", "pattern": ""}], "", None)
+             for main in ("red", "")]  # fmt: skip
+    seen = [Seen("snow", (thing("cat", "red"),)), Seen("snow", (thing("dog", "red"),))]
+    assert examiner.judged(asked, seen) == {"noun": 0.5, "colour": 1.0, "one_thing": 1.0}
+
+
+def test_each_picture_serves_one_figure() -> None:
+    one, named = {"name": None}, {"name": "kizun"}
+    kinds = [
+        ({"things": [one], "light": None, "relation": None}, "single"),
+        ({"things": [one], "light": "dim", "relation": None}, ""),
+        ({"things": [named], "light": None, "relation": None}, "names"),
+        ({"things": [one, one], "light": None, "relation": "to the right of"}, "two"),
+        ({"things": [one, one], "light": None, "relation": "and"}, ""),
+        ({"things": [one, one, one], "light": None, "relation": "and"}, ""),
+    ]
+    assert [quality.kind_of(row) for row, _ in kinds] == [kind for _, kind in kinds]
+
+
+def test_an_individual_is_alike_if_noun_and_both_colours_are() -> None:
+    cat = {"noun": "cat", "main": "red", "second": "blue", "pattern": "dots"}
+    seen = [thing("cat", "red", "blue"), thing("cat", "red", "pink")]
+    rows = [{"things": [cat]}] * 2
+    assert quality.alike(rows, [Seen("snow", (one,)) for one in seen]) == 0.5
+
+
+def test_sheets_are_labelled_and_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    picture = Image.fromarray(noise).resize((16, 16)).resize((128, 128))
+    monkeypatch.setattr(quality, "drawn_by", lambda _, prompts: len(prompts) * [picture])
+    quality.sheets(tiny_pipeline(), tmp_path)
+    for name, rows in (("nouns", 16), ("colours", 13)):
+        path = tmp_path / f"model_{name}.png"
+        assert path.stat().st_size < 1e6
+        with Image.open(path) as page:
+            assert page.width >= 8 * 128
+            assert page.height >= rows * 128

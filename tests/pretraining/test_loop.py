@@ -1,45 +1,61 @@
 """The loop: exact resume, rates, Muon."""
 
+import contextlib
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pretraining.loop import Recipe, Run, averaged, train
+from pretraining import loop
+from pretraining.loop import Recipe, Work, averaged
 from pretraining.muon import orthogonalised
 
-RECIPE = Recipe(steps=6, batch=4, warmup=2, cooldown=0.5, average=0.5)
+RECIPE = {"steps": 6, "batch": 4, "warmup": 2, "cooldown": 0.5, "average": 0.5}
 
 
-def net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 4, 10))
+class Toy(loop.Stage[nn.Sequential]):
+    stop = 6
+
+    def _build(self) -> nn.Sequential:
+        layers = (nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 4, 10))
+        return nn.Sequential(*layers)
+
+    def _prepare(self) -> Tensor:
+        return torch.ones(4)
+
+    def loss(self, index: Tensor, draw: torch.Generator) -> Tensor:
+        if self.step == self.stop:
+            raise KeyboardInterrupt
+        noise = torch.rand(len(index), 3, 4, 4, generator=draw)
+        return self.module(noise + index[:, None, None, None]).square().mean()
 
 
-def trained(folder: Path, *stops: int) -> dict[str, Tensor]:
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> type[Toy]:
+    monkeypatch.setitem(loop.RECIPES, "toy", RECIPE)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0)  # after every step
+    return Toy
+
+
+def trained(kind: type[Toy], folder: Path, *stops: int) -> dict[str, Tensor]:
     """Train to each of these steps in a fresh run, as after interruptions."""
     for stop in stops:
-        run = Run(net(), RECIPE, folder)
-
-        def loss_of(draw: torch.Generator, run: Run = run, stop: int = stop) -> Tensor:
-            if run.step == stop:
-                raise KeyboardInterrupt
-            return run.module(torch.rand(2, 3, 4, 4, generator=draw)).square().mean()
-
-        if stop == RECIPE.steps:
-            train(run, loss_of, label="t")
-            continue
-        with pytest.raises(KeyboardInterrupt):
-            train(run, loss_of, label="t")
-        run.save()
-    return averaged(net(), folder).state_dict()
+        stage = kind(Work(folder))
+        stage.stop = stop
+        with contextlib.nullcontext() if stop == 6 else pytest.raises(KeyboardInterrupt):
+            stage.train()
+    return averaged(stage.module, folder / "toy").state_dict()
 
 
-def test_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
-    whole = trained(tmp_path / "a", 6)
-    pieces = trained(tmp_path / "b", 2, 3, 6)
+def test_interrupted_run_ends_with_the_same_bits(tmp_path: Path, toy: type[Toy]) -> None:
+    whole = trained(toy, tmp_path / "a", 6)
+    pieces = trained(toy, tmp_path / "b", 2, 3, 6)
     assert all(torch.equal(whole[name], pieces[name]) for name in whole)
+    losses = [json.loads((tmp_path / f / "toy/log.json").read_text())["losses"] for f in "ab"]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 6
 
 
 def test_rates_rise_stay_and_fall() -> None:
@@ -58,21 +74,25 @@ def test_muon_moves_all_directions_alike() -> None:
     assert values.max() < 1.4
 
 
-def test_average_lags_behind_the_weights(tmp_path: Path) -> None:
-    run = Run(net(), RECIPE, tmp_path)
-    start = run.average["0.weight"].clone()
-    draws = [torch.Generator().manual_seed(0)]
-    run.update(lambda draw: run.module(torch.rand(2, 3, 4, 4, generator=draw)).mean(), draws)
-    moved, followed = run.weights["0.weight"] - start, run.average["0.weight"] - start
-    keep = min(RECIPE.average, 2 / 11)
+def test_average_lags_behind_the_weights(tmp_path: Path, toy: type[Toy]) -> None:
+    stage = toy(Work(tmp_path))
+    stage.chances = torch.ones(4)
+    start = stage.average["0.weight"].clone()
+    stage.update()
+    moved, followed = stage.weights["0.weight"] - start, stage.average["0.weight"] - start
+    keep = min(RECIPE["average"], 2 / 11)
     assert torch.allclose(followed, moved * (1 - keep), atol=1e-6)
 
 
-def test_a_loss_that_is_not_finite_is_refused_before_the_weights_change(tmp_path: Path) -> None:
-    run = Run(net(), RECIPE, tmp_path)
-    before = run.weights["0.weight"].clone()
-    with pytest.raises(FloatingPointError, match="step 0"):
-        run.update(
-            lambda _: run.module(torch.ones(1, 3, 4, 4)).sum() * torch.inf, [torch.Generator()]
-        )
-    assert torch.equal(before, run.weights["0.weight"])
+def test_gradients_that_are_not_finite_change_nothing(tmp_path: Path, toy: type[Toy]) -> None:
+    stage = toy(Work(tmp_path))
+    stage.chances, before = torch.ones(4), stage.weights["0.weight"].clone()
+    stage.loss = lambda index, draw: stage.module(torch.ones(1, 3, 4, 4)).sum() * torch.inf
+    with pytest.raises(RuntimeError, match="non-finite"):
+        stage.update()
+    assert torch.equal(before, stage.weights["0.weight"])
+
+
+def test_steps_and_batch_follow_the_scale(tmp_path: Path, toy: type[Toy]) -> None:
+    assert toy(Work(tmp_path, 0.5)).recipe.steps == 3
+    assert toy(Work(tmp_path, 0.5, {"toy": 9})).recipe.steps == 9

@@ -1,11 +1,16 @@
 """Autoencoder, text tower, U-Net, examiner: what each stage relies on."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 from experiments.metrics import examiner as networks
 from pretraining import autoencoder, denoiser, examiner, text
+from pretraining.loop import Stage, Work
 from pretraining.world.captions import PATTERNS
 
 ROWS = [
@@ -31,8 +36,24 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> CLIPTokenizer:
-    return text.learn_tokenizer([row["caption"] for row in ROWS])
+def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    """Two pictures of noise under the captions and labels above."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "pictures").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), np.uint8)
+    np.save(folder / "pictures" / "pictures-00000.npy", pixels)
+    (folder / "pictures" / "pictures-00000.json").write_text(json.dumps({"rows": ROWS}))
+    return Work(folder)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(work: Work) -> CLIPTokenizer:
+    return text.tokenizer_of(work)
+
+
+def lost(stage: Stage) -> Tensor:
+    """Return the loss of both pictures, the second twice."""
+    return stage.loss(torch.tensor([0, 1, 1]), torch.Generator().manual_seed(0))
 
 
 def without_gradient(module: torch.nn.Module) -> list[str]:
@@ -41,53 +62,65 @@ def without_gradient(module: torch.nn.Module) -> list[str]:
 
 
 def test_states_are_asked_for_what_the_caption_says() -> None:
-    things, whole = text.answers(ROWS[0])
-    told = [[options[i] for options, i in zip(text.THING.values(), said, strict=True)]
-            for _, said in things]  # fmt: skip
+    things, place = text.said(ROWS[0])
+    told = [[thing[key] for key in text.THING] for thing in things]
     assert told == [["cat", "red", "blue", "stripes"], ["ball", "", "", ""]]
+    assert place == "snow"
     words = ["start", *ROWS[0]["caption"].split()]
-    assert [words[at] for at, _ in things] == ["cat", "ball"]
-    options = zip(text.WHOLE.values(), whole, strict=True)
+    assert [words[thing["at"]] for thing in things] == ["cat", "ball"]
+    where, each, whole = text.questions(ROWS[:1])
+    assert where.tolist() == [[things[0]["at"], things[1]["at"], 0]]
+    assert each[0, 2].tolist() == [0, 0, 0, 0]
+    options = zip(text.WHOLE.values(), whole[0].tolist(), strict=True)
     assert [o[i] for o, i in options] == ["snow", "", "next to", "cat", "red", "ball", ""]
 
 
 def test_a_name_implies_all_that_is_known_of_its_bearer() -> None:
-    ((position, said),), whole = text.answers(ROWS[1])
-    assert position == 4  # "bear"
-    options = zip(text.THING.values(), said, strict=True)
-    assert [o[i] for o, i in options] == ["teddy bear", "green", "black", "belly"]
-    assert whole[0] == 0  # its place is not said
+    ((thing,), place) = text.said(ROWS[1])
+    assert thing["at"] == 4  # "bear"
+    assert [thing[key] for key in text.THING] == ["teddy bear", "green", "black", "belly"]
+    assert place == ""  # is not said
 
 
 def test_words_are_whole_tokens_and_any_other_text_falls_into_pieces(
     tokenizer: CLIPTokenizer,
 ) -> None:
-    known = ["teddy", "striped", ",", text.names()[0], text.spare_words()[-1]]
+    known = ["teddy", "striped", ",", text.names()[0], text.SPARE[-1]]
     for word in known[:2] + known[3:]:
         assert len(tokenizer.tokenize(word)) == 1
     assert len(tokenizer.tokenize("V*")) > 1
     assert text.tokenize(tokenizer, ["a cat", "x" * 200]).shape == (2, text.LENGTH)
-    assert not set(text.spare_words()) & set(text.names())
+    assert not set(text.SPARE) & set(text.names())
 
 
-def test_spare_words_get_embeddings_like_those_of_names(tokenizer: CLIPTokenizer) -> None:
-    reader = text.Reader(tokenizer)
-    table = reader.tower.get_input_embeddings().weight.detach()
-    vocabulary = tokenizer.get_vocab()
+def test_the_tokenizer_is_the_same_in_every_run() -> None:
+    captions = [row["caption"] for row in ROWS]
+    first, second = (text.learn_tokenizer(captions).get_vocab() for _ in range(2))
+    assert first == second
+
+
+def test_spare_words_get_embeddings_like_those_of_names(work: Work) -> None:
+    stage = text.Text(work)
+    vocabulary, table = (
+        text.tokenizer_of(work).get_vocab(),
+        "tower.text_model.embeddings.token_embedding.weight",
+    )
     named = [vocabulary[name + text.FINAL] for name in text.names()]
-    with torch.no_grad():
-        table[named] += 3
-    text.fill_spare(reader, tokenizer)
-    spare = table[[vocabulary[word + text.FINAL] for word in text.spare_words()]]
+    table = next(name for name in stage.average if "token_embedding" in name)
+    stage.average[table][named] += 3
+    stage.save()
+    reader, _ = text.finished(work)
+    found = reader.tower.get_input_embeddings().weight
+    spare = found[[vocabulary[word + text.FINAL] for word in text.SPARE]]
     assert spare.mean().item() == pytest.approx(3, abs=0.05)
-    assert spare.std(0).mean() == pytest.approx(table[named].std(0).mean().item(), rel=0.1)
+    assert spare.std(0).mean() == pytest.approx(found[named].std(0).mean().item(), rel=0.1)
 
 
-def test_every_weight_of_the_text_tower_learns(tokenizer: CLIPTokenizer) -> None:
-    reader, asked = text.Reader(tokenizer), text.questions(ROWS)
-    tokens = text.tokenize(tokenizer, [row["caption"] for row in ROWS])
-    text.loss(reader, tokens, asked, torch.Generator().manual_seed(0)).backward()
-    assert without_gradient(reader) == []
+def test_every_weight_of_the_text_tower_learns(work: Work) -> None:
+    stage = text.Text(work)
+    assert stage._prepare().tolist() == [1.0, text.NAMED_OFTEN]
+    lost(stage).backward()
+    assert without_gradient(stage.module) == []
 
 
 def test_normalised_latents_have_mean_0_and_deviation_1_and_decode_alike() -> None:
@@ -107,32 +140,37 @@ def test_normalised_latents_have_mean_0_and_deviation_1_and_decode_alike() -> No
 
 
 def test_gray_is_worse_than_blurred() -> None:
-    pixels = torch.zeros(1, 3, 32, 32)
+    pixels, even = torch.zeros(1, 3, 32, 32), torch.ones(1, 1, 32, 32)
     pixels[:, 0, 8:24, 8:24] = 1.0
     gray = pixels.mean(1, keepdim=True).expand_as(pixels)
     smooth = torch.nn.functional.avg_pool2d(pixels, 3, 1, 1)
-    assert autoencoder.difference(gray, pixels) > autoencoder.difference(smooth, pixels)
-    assert autoencoder.difference(pixels, pixels) == 0
+    lost = [autoencoder.difference(found, pixels, even) for found in (gray, smooth, pixels)]
+    assert lost[0] > lost[1]
+    assert lost[2] == 0
 
 
-def test_every_weight_of_the_autoencoder_learns() -> None:
-    vae, pixels = autoencoder.build(), torch.rand(1, 3, 128, 128)
-    weight, noise = torch.ones(1, 1, 128, 128), torch.randn(1, 32, 8, 8)
-    autoencoder.loss(vae, pixels, weight, noise).backward()
-    assert without_gradient(vae) == []
+def test_every_weight_of_the_autoencoder_learns(work: Work) -> None:
+    stage = autoencoder.Autoencoder(work)
+    lost(stage).backward()
+    assert without_gradient(stage.module) == []
 
 
-def test_every_weight_of_the_unet_learns() -> None:
-    torch.manual_seed(0)
-    unet, draw = denoiser.build((16, 32), heads=2), torch.Generator().manual_seed(0)
-    latents, states = torch.randn(2, 32, 8, 8), torch.randn(2, 32, text.WIDTH)
-    denoiser.loss(unet, denoiser.scheduler(), latents, states, draw).backward()
-    assert without_gradient(unet) == []
+def test_pixels_of_things_weigh_more(work: Work) -> None:
+    weight = autoencoder.Autoencoder(work)._weight(torch.tensor([0]))
+    assert weight.mean().item() == pytest.approx(1)
+    assert weight[0, 0, 50, 30] == pytest.approx(autoencoder.INSIDE * weight[0, 0, 0, 0])
+
+
+def test_every_weight_of_the_unet_learns(work: Work) -> None:
+    stage = denoiser.Denoiser(work)
+    stage.latents, stage.states = torch.randn(2, 32, 8, 8), torch.randn(3, 32, text.WIDTH)
+    lost(stage).backward()
+    assert without_gradient(stage.module) == []
 
 
 def test_times_fall_one_into_each_part() -> None:
-    times = denoiser.times_of(10, torch.Generator().manual_seed(3))
-    assert sorted((times * 10).long().tolist()) == list(range(10))
+    times = denoiser.spread_times(10, torch.Generator().manual_seed(3))
+    assert sorted((times // 100).tolist()) == list(range(10))
 
 
 def test_a_guess_that_knows_v_is_the_clean_latent() -> None:
@@ -142,9 +180,9 @@ def test_a_guess_that_knows_v_is_the_clean_latent() -> None:
             noise = (noised - kept.sqrt() * clean) / (1 - kept).sqrt()
             return (kept.sqrt() * noise - (1 - kept).sqrt() * clean,)
 
-    schedule, clean = denoiser.scheduler(), torch.randn(3, 32, 8, 8)
+    schedule, clean = denoiser.SCHEDULE, torch.randn(3, 32, 8, 8)
     draw, states = torch.Generator().manual_seed(1), torch.zeros(3, 1, 1)
-    found = denoiser.guessed(Oracle(), schedule, clean, states, draw)
+    found = denoiser.guessed(Oracle(), clean, states, draw)
     assert torch.allclose(found, clean, atol=0.05)
 
 
@@ -155,10 +193,12 @@ def test_the_finder_is_told_middle_and_sides_of_every_thing() -> None:
     assert sorted(boxes) == [thing["box"] for thing in ROWS[0]["things"]]
 
 
-def test_every_weight_of_the_examiner_learns() -> None:
-    module, draw = examiner.build(), torch.Generator().manual_seed(0)
-    examiner.loss(module, torch.rand(2, 3, 128, 128), ROWS, draw).backward()
-    assert without_gradient(module) == []
+def test_every_weight_of_the_examiner_learns(work: Work) -> None:
+    stage = examiner.Examiner(work)
+    stage.vae = autoencoder.build().requires_grad_(False)
+    stage.latents = torch.randn(2, 32, 8, 8)
+    lost(stage).backward()
+    assert without_gradient(stage.module) == []
 
 
 def test_a_box_is_cut_out_centred_and_in_shape() -> None:
