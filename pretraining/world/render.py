@@ -54,9 +54,8 @@ def render(
     normal, colour = torch.zeros_like(p), torch.zeros(p.shape[1], 3)
     for i, (solid, paint) in enumerate(parts):
         mine = (owner == i).nonzero()[:, 0]
-        if len(mine):
-            normal[:, mine] = _normal(solid, p[:, mine])
-            colour[mine] = painted(paint, p[:, mine])
+        normal[:, mine] = _normal(solid, p[:, mine])
+        colour[mine] = painted(paint, p[:, mine])
     towards = axes.T @ vector(light)
     towards = towards / towards.norm()
     row, column = seen.nonzero(as_tuple=True)
