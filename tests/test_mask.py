@@ -110,8 +110,9 @@ def test_two_shapes_of_one_name_are_refused() -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_malformed_masks_are_refused() -> None:
     one = torch.tensor([0])
-    with pytest.raises(MaskError, match="only one of shapes and indices"):
-        Mask({"a": (1,)}, {"b": one})
+    for shapes, indices in (({"a": (1,)}, {}), ({}, {"a": one})):
+        with pytest.raises(MaskError, match="'a' is in only one of shapes and indices"):
+            Mask(shapes, indices)
     for bad in ([1, 0], [0, 0], [-1], [4]):
         with pytest.raises(MaskError, match="expected rising int64 positions"):
             Mask({"a": (4,)}, {"a": torch.tensor(bad)})
