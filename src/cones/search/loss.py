@@ -83,8 +83,10 @@ class Draw:
         """Cut the samples into pieces of at most ``size``."""
         size = size or len(self.timesteps)
         tensors = (self.noised, self.timesteps, self.target, self.weight)
-        for k, cut in enumerate(zip(*(each.split(size) for each in tensors), strict=True)):
-            yield Draw(*cut, {n: each.split(size)[k] for n, each in self.condition.items()})
+        cut = zip(*(each.split(size) for each in tensors), strict=True)
+        for k, (noised, timesteps, target, weight) in enumerate(cut):
+            condition = {n: each.split(size)[k] for n, each in self.condition.items()}
+            yield Draw(noised, timesteps, target, weight, condition)
 
 
 def draw(
