@@ -16,6 +16,7 @@ import time
 import traceback
 import zlib
 from collections import Counter
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from multiprocessing.sharedctypes import Synchronized
@@ -115,6 +116,7 @@ def _sealed(data: bytes) -> bytes:
 
 def _bytes_changed(data: bytes, draw: random.Random) -> bytes:
     """Flip a bit, insert, remove or repeat a few bytes, or end the file."""
+    data = data or b"\0"
     at, what = draw.randrange(len(data)), draw.choice(("flip", "insert", "cut", "copy", "end"))
     fresh, gone = b"", draw.choice((1, 8, 100))
     if what == "flip":
@@ -135,7 +137,7 @@ def _field_changed(tree: Any, draw: random.Random) -> None:  # noqa: ANN401 - an
         key = draw.choice([*node]) if isinstance(node, dict) else draw.randrange(len(node))
     old, fresh, what = (
         node[key],
-        draw.choice(HOSTILE),
+        deepcopy(draw.choice(HOSTILE)),
         draw.choice(("set", "near", "copy", "drop")),
     )
     if what == "near":  # what it was, made deeper, longer or other by a little
