@@ -85,6 +85,12 @@ def test_round_trip(concept: Concept) -> None:
     assert dumps(again) == data
 
 
+def test_words_that_share_one_vector_are_written() -> None:
+    cat = replace(example(), words=example().words[:1])
+    both = cat | cat.renamed("V2*")
+    assert equal(loads(dumps(both)), both)
+
+
 def test_dtypes_of_embeddings_are_kept() -> None:
     concept = example()
     for dtype in (torch.float16, torch.bfloat16, torch.float32):

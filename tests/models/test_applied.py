@@ -1,5 +1,6 @@
 """Concepts around any call of a pipeline: words said, neurons shut, every bit put back."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from peft import LoraConfig
 
 from cones.concept import Concept
-from cones.errors import MaskError, ModelError
+from cones.errors import InterventionError, MaskError, ModelError
 from cones.models import Pipeline, model_for
 from cones.models.applied import applied
 from cones.models.words import encoders
@@ -179,3 +180,21 @@ def test_works_in_half_precision_and_xl() -> None:
         assert shut(pipeline, concept)
         draw(pipeline)
     assert all(map(torch.equal, before, pipeline.unet.parameters()))
+
+
+def test_a_second_thread_never_draws_with_the_neurons_of_the_first(pipeline: Pipeline) -> None:
+    seen = []
+
+    def other() -> None:
+        try:
+            with applied(pipeline, []):  # what generate opens without concepts
+                seen.append("served")
+        except InterventionError as error:
+            seen.append(str(error))
+
+    with applied(pipeline, [tiny_concept(pipeline, "V*", "cat")]):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert len(seen) == 1
+    assert "one thread at a time" in seen[0]

@@ -61,7 +61,7 @@ def dumps(concept: Concept) -> bytes:
         pieces[name] = _pieces([mask.indices[name] for mask in reversed(concept.levels)])
     blob = b"".join(piece for levels in pieces.values() for piece in levels)
     tensors = {
-        f"cones.word.{k}.{encoder}": rows.detach().cpu().contiguous()
+        f"cones.word.{k}.{encoder}": rows.detach().cpu().contiguous().clone()
         for k, word in enumerate(concept.words)
         for encoder, rows in word.embeddings.items()
     }

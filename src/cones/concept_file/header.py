@@ -85,7 +85,7 @@ class Header(_Strict):
     version: Literal[4]
     codec: Name
     levels: Annotated[int, Field(ge=1, le=16)]
-    parameters: Annotated[list[Parameter], Field(max_length=4096)]
+    parameters: Annotated[list[Parameter], Field(max_length=1024)]
     words: Annotated[list[Named], Field(min_length=1, max_length=64)]
     base: Base
     settings: Json

@@ -54,6 +54,7 @@ def applied(
     words = {word.identifier: word.embeddings for concept in concepts for word in concept.words}
     live = projections(model.module, "both")
     with ExitStack() as stack:
+        stack.enter_context(shut(model.module, Mask.empty({})))  # one thread at a time
         for concept, amount in zip(concepts, amounts, strict=True):
             named = Mask(
                 {live.get(n, n): shape for n, shape in concept.mask.shapes.items()},
