@@ -57,6 +57,7 @@ class Effort:
 QUICK = Effort(prompts=2, pictures=2, inference_steps=8, gradients=12, prior=4, draws=16)
 T = TypeVar("T")
 PRECISIONS = ("float32", "bfloat16")
+APART = 10_000  # between the seeds of one prompt and the next
 SMALL, _AT_ONCE = 256, 40  # side of a small picture in pixels; so many are drawn at once
 
 
@@ -143,12 +144,15 @@ class Lab:
             )
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        """Draw every prompt with every seed with the model as it is now, prompt by prompt."""
+        """Draw every prompt with every seed with the model as it is now, prompt by prompt.
+
+        Each prompt has noise of its own: of equal noise the same thing comes out in every place.
+        """
         with self.computing():
             return sample(
                 self.pipeline,
                 [said for said in prompts for _ in seeds],
-                seeds=[seed for _ in prompts for seed in seeds],
+                seeds=[seed + APART * k for k in range(len(prompts)) for seed in seeds],
                 batch=_AT_ONCE if self.model.size <= SMALL else None,
                 num_inference_steps=self.effort.inference_steps,
                 progress=self.progress,

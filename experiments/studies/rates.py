@@ -19,8 +19,8 @@ from experiments.tables import rows_of
 
 FACTORS = (0.3, 1.0, 3.0)  # of what a rival begins with
 START = {
-    "custom-diffusion": 1e-3,
-    "dreambooth": 1e-4,
+    "custom-diffusion": 3e-4,
+    "dreambooth": 3e-5,
     "lora": 1e-3,
     "shira": 1e-3,
     "textual-inversion": 5e-3,

@@ -135,7 +135,7 @@ def compared(
     goal = measured(lab, METHODS[reference](), examples, seed=seed, draws="choice")["drift"]
 
     def apart(row: Row) -> float:
-        return abs(math.log(max(row["drift"], 1e-12) / max(goal, 1e-12)))
+        return round(abs(math.log(max(row["drift"], 1e-12) / max(goal, 1e-12))), 6)
 
     def good(row: Row) -> tuple[float, ...]:
         traits = sum(row.get(name, 0.0) for name in ("noun", "colour", "second", "place"))
@@ -143,7 +143,8 @@ def compared(
 
     best = max(points, key=good)
     rows = [{"at": "curve", **row} for row in points]
-    for at, point in {"report": best, "equal drift": min(points, key=apart)}.items():
+    near = max(points, key=lambda row: (-apart(row), *good(row)))
+    for at, point in {"report": best, "equal drift": near}.items():
         how = METHODS[method](budget=point["budget"])
         row = measured(lab, how, examples, seed=seed)
         rows.append({"at": at, "budget": point["budget"], **row})

@@ -87,6 +87,17 @@ def test_a_rival_is_chosen_on_other_draws_than_it_is_reported_on(
     assert of["equal drift"]["budget"] == 3
 
 
+def test_without_any_drift_equal_drift_is_the_best(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(lab: Lab, how: object, examples: object, **given: object) -> Row:
+        return {"success": float(how.budget == 2), "drift": 0.03 if how.name == "cones" else 0.0}
+
+    monkeypatch.setattr(shared, "measured", measured)
+    rows = shared.compared(lab, "dreambooth", lab.chosen(["a_cat"]), seed=0, reference="cones")
+    assert [row["budget"] for row in rows if row["at"] != "curve"] == [2, 2]
+
+
 def test_choice_and_report_share_no_seed() -> None:
     report, choice, shown = (set(shared.seeds(Effort(), draws)) for draws in shared.FIRST_SEED)
     assert (len(report), len(choice), len(shown)) == (8, 2, 20)
