@@ -83,7 +83,7 @@ def figures(
 
 
 def sheets(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    """Draw 16 nouns x 8 places and 13 colours x 8 nouns, in 256 colours: below 1 MB each."""
+    """Draw 16 nouns x 8 places and 13 colours x 8 nouns, as JPEG: below 1 MB each."""
     places, nouns = [p for p in PLACES if p not in ("plain", "lake")], NOUNS[4:12]
     told = {
         "nouns": (NOUNS, places, [prompt(noun, place) for noun in NOUNS for place in places]),
@@ -93,7 +93,7 @@ def sheets(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     for name, (rows, columns, prompts) in told.items():
         drawn = drawn_by(pipeline, prompts)
         page = sheet({row: drawn[8 * k : 8 * k + 8] for k, row in enumerate(rows)}, columns)
-        page.quantize(256, dither=0).save(folder / f"model_{name}.png", optimize=True)
+        page.save(folder / f"model_{name}.jpg", quality=90)
 
 
 def main(

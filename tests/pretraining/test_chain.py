@@ -122,7 +122,7 @@ def test_sheets_are_labelled_and_small(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(quality, "drawn_by", lambda _, prompts: len(prompts) * [picture])
     quality.sheets(tiny_pipeline(), tmp_path)
     for name, rows in (("nouns", 16), ("colours", 13)):
-        path = tmp_path / f"model_{name}.png"
+        path = tmp_path / f"model_{name}.jpg"
         assert path.stat().st_size < 1e6
         with Image.open(path) as page:
             assert page.width >= 8 * 128
