@@ -6,7 +6,7 @@ embeddings, the fingerprint of the base model, and how it was found. The file is
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,19 +55,6 @@ class Word:
                     "float16 or bfloat16; search again"
                 )
 
-    @property
-    def phrase(self) -> str:
-        """Name the subject, ``a V* cat``."""
-        return with_article(f"{self.identifier} {self.noun}")
-
-    def same_as(self, other: "Word") -> bool:
-        """Say whether words and vectors are equal."""
-        ours, theirs = (
-            (w.identifier, w.noun, {name: rows.tolist() for name, rows in w.embeddings.items()})
-            for w in (self, other)
-        )
-        return ours == theirs
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Concept:
@@ -109,7 +96,7 @@ class Concept:
                     f"level {k + 1} lacks parameters or neurons of level {k}; expected nested "
                     "levels, sparse to dense; order them by density"
                 )
-        object.__setattr__(self, "words", _told_apart(self.words))
+        object.__setattr__(self, "words", told_apart(self.words))
         object.__setattr__(self, "settings", _plain(self.settings))
         object.__setattr__(self, "certificate", _plain(self.certificate))
 
@@ -129,14 +116,9 @@ class Concept:
         return tuple(mask.density for mask in self.levels)
 
     @property
-    def identifier(self) -> str:
-        """The identifier of the first word."""
-        return self.words[0].identifier
-
-    @property
     def prompt(self) -> str:
         """Name every subject, such as ``a V* cat and a V2* dog``."""
-        return " and ".join(word.phrase for word in self.words)
+        return " and ".join(with_article(f"{w.identifier} {w.noun}") for w in self.words)
 
     def at(self, density: float) -> "Concept":
         """Return this concept at its densest level not above ``density`` (by more than 5 %).
@@ -226,16 +208,21 @@ class Concept:
         return Concept((mask,), words, self.base, {"combined": how, "parts": parts})
 
 
-def _told_apart(words: tuple[Word, ...]) -> tuple[Word, ...]:
-    """List every word once, or refuse one identifier for two subjects."""
+def told_apart(words: Iterable[Word]) -> tuple[Word, ...]:
+    """List every word once; a union shares the word of its part.
+
+    Raises:
+        MaskError: One identifier names two subjects, even with one vector: both may start from
+            the same word.
+    """
     found: dict[str, Word] = {}
     for word in words:
-        known = found.setdefault(word.identifier, word)
-        if not known.same_as(word):
-            names = f"{with_article(known.noun)} and {with_article(word.noun)}"
+        twin = found.setdefault(word.identifier, word)
+        if twin is not word:
             raise MaskError(
-                f"{word.identifier!r} names {names}; expected one identifier per subject; rename "
-                "one with concept.renamed('V2*')"
+                f"found {word.identifier!r} twice, for {with_article(twin.noun)} and for another "
+                f"{word.noun}; expected an identifier of its own for every subject; rename one "
+                "with concept.renamed('V2*') and say that in the prompt"
             )
     return tuple(found.values())
 

@@ -33,6 +33,15 @@ class _Change:
     thread: threading.Thread = field(default_factory=threading.current_thread)
     saved: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        for other in _OPEN:
+            if other.thread is not self.thread and other.parameters & self.parameters:
+                raise InterventionError(
+                    f"the model is already changed by thread {other.thread.name!r}; expected one "
+                    "thread at a time; wait until its context has ended, or give each its own "
+                    "model"
+                )
+
     def write(self) -> None:
         for name, weight in self.weights.items():
             positions = self.mask.indices[name]
@@ -77,7 +86,6 @@ def shut(module: nn.Module, mask: Mask, *, strength: float = 1.0) -> Iterator[No
     with _LOCK:
         weights = _writable(module, mask)
         change = _Change(weights, mask, strength, frozenset(map(id, module.parameters())))
-        _require_one_thread(change)
         _OPEN.append(change)
     try:
         with _LOCK:
@@ -108,7 +116,8 @@ def _shrunk(theta: Tensor, strength: float) -> Tensor:
 def _writable(module: nn.Module, mask: Mask) -> dict[str, Tensor]:
     """Collect the parameters of ``mask``, or refuse before anything has been written."""
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
-    weights = dict(module.named_parameters(remove_duplicate=False))
+    live = module.named_parameters(remove_duplicate=False)
+    weights = {name.replace(".base_layer.", "."): weight for name, weight in live}  # below a LoRA
     for name, shape in mask.shapes.items():
         weight = weights.get(name)
         found = "absent" if weight is None else tuple(weight.shape)
@@ -117,26 +126,26 @@ def _writable(module: nn.Module, mask: Mask) -> dict[str, Tensor]:
                 f"{name!r} is {found} in the model; expected shape {shape} as in the mask; load "
                 "the base model this mask was searched on, without adapters or fused projections"
             )
-        kind = type(weight.detach())
-        frozen = weight.is_inference() and not torch.is_inference_mode_enabled()
-        odd = kind is not Tensor or weight.is_meta or 0 in weight.stride() or frozen
-        if odd or weight.dtype not in WRITABLE:
-            raise InterventionError(
-                f"{name!r} is a {kind.__name__} of {weight.dtype} on {weight.device}, inference "
-                f"mode {frozen}; expected an ordinary floating-point weight; load the model in "
-                "float32, float16 or bfloat16, without sequential offloading or quantisation"
-            )
+        require_writable(name, weight)
     return {name: weights[name] for name in mask}
 
 
-def _require_one_thread(change: _Change) -> None:
-    """Refuse what another thread has changed."""
-    for other in _OPEN:
-        if other.thread is not change.thread and other.parameters & change.parameters:
-            raise InterventionError(
-                f"the model is already changed by thread {other.thread.name!r}; expected one "
-                "thread at a time; wait until its context has ended, or give each its own model"
-            )
+def require_writable(name: str, weight: Tensor) -> None:
+    """Refuse a weight whose values are not its own, not floats or not in memory.
+
+    Raises:
+        InterventionError: It is quantised, offloaded, expanded or made in inference mode.
+    """
+    kind = type(weight.detach())
+    frozen = weight.is_inference() and not torch.is_inference_mode_enabled()
+    odd = kind is not Tensor or weight.is_meta or 0 in weight.stride() or frozen
+    if odd or weight.dtype not in WRITABLE:
+        raise InterventionError(
+            f"{name!r} is a {kind.__name__} of {weight.dtype} on {weight.device}, inference mode "
+            f"{frozen}; expected an ordinary floating-point weight in memory; load the model in "
+            "float32, float16 or bfloat16, without quantisation or layerwise casting, and "
+            "offload='model' in the place of sequential offloading"
+        )
 
 
 def _put(weight: Tensor, positions: Tensor, values: Tensor) -> None:

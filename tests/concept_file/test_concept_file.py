@@ -43,7 +43,13 @@ def equal(a: Concept, b: Concept) -> bool:
     return (
         same
         and all(x == y and x.shapes == y.shapes for x, y in masks)
-        and all(x.same_as(y) for x, y in words)
+        and all((x.identifier, x.noun) == (y.identifier, y.noun) for x, y in words)
+        and all(x.embeddings.keys() == y.embeddings.keys() for x, y in words)
+        and all(
+            torch.equal(rows, y.embeddings[n])
+            for x, y in words
+            for n, rows in x.embeddings.items()
+        )
         and (a.base, a.settings, a.certificate) == (b.base, b.settings, b.certificate)
     )
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from cones.concept import Concept, Word
 from cones.concept_file import gaps
-from cones.concept_file.header import VERSION, Header, read_header
+from cones.concept_file.header import VERSION, Header, read_header, short
 from cones.errors import ConesError, FileError
 from cones.fingerprint import Fingerprint
 from cones.mask import Mask
@@ -58,8 +58,10 @@ def dumps(concept: Concept) -> bytes:
     """
     pieces = {}
     for name in concept.mask:
-        pieces[name] = _pieces([mask.indices[name] for mask in reversed(concept.levels)])
-    blob = b"".join(piece for levels in pieces.values() for piece in levels)
+        levels = [mask.indices[name] for mask in reversed(concept.levels)]
+        within = [torch.searchsorted(dense, sparse) for dense, sparse in pairwise(levels)]
+        pieces[name] = [CODECS[CODEC].encode(positions) for positions in (levels[0], *within)]
+    blob = b"".join(piece for each in pieces.values() for piece in each)
     tensors = {
         f"cones.word.{k}.{encoder}": rows.detach().cpu().contiguous().clone()
         for k, word in enumerate(concept.words)
@@ -67,7 +69,7 @@ def dumps(concept: Concept) -> bytes:
     }
     tensors[POSITIONS] = torch.from_numpy(np.frombuffer(blob, np.uint8).copy())
     tensors[DIGEST] = torch.zeros(32, dtype=torch.uint8)
-    sizes = {name: [len(piece) for piece in levels] for name, levels in pieces.items()}
+    sizes = {name: [len(piece) for piece in each] for name, each in pieces.items()}
     text = json.dumps(_header(concept, sizes), separators=(",", ":"), ensure_ascii=False)
     data = save_tensors(tensors, {"cones": text})[:-32]  # the digest comes last
     data += hashlib.sha256(data).digest()
@@ -88,7 +90,7 @@ def loads(data: bytes) -> Concept:
     names = {f"cones.word.{k}.{e}" for k, w in enumerate(header.words) for e in w.encoders}
     if header.tensors.keys() != names | {POSITIONS, DIGEST} or header.codec not in CODECS:
         raise FileError(
-            f"tensors {sorted(header.tensors)[:5]}, positions written by {header.codec!r}; "
+            f"tensors {short(sorted(header.tensors))}, positions written by {header.codec!r}; "
             f"expected those that the header names, and one of {sorted(CODECS)}; update cones"
         )
     try:
@@ -133,12 +135,6 @@ def _header(concept: Concept, sizes: Mapping[str, list[int]]) -> dict[str, objec
         "settings": concept.settings,
         "certificate": concept.certificate,
     }
-
-
-def _pieces(levels: list[Tensor]) -> list[bytes]:
-    """Lay out the positions of one parameter, from the densest level to the sparsest."""
-    within = [torch.searchsorted(dense, sparse) for dense, sparse in pairwise(levels)]
-    return [CODECS[CODEC].encode(positions) for positions in [levels[0], *within]]
 
 
 def _levels(header: Header, positions: Tensor) -> tuple[Mask, ...]:

@@ -30,17 +30,27 @@ def encode(indices: Int64[Tensor, " count"]) -> bytes:
 
 
 def decode(data: bytes, *, count: int, numel: int) -> Int64[Tensor, " count"]:
-    """Read ``count`` positions in ``[0, numel)``.
+    """Read ``count`` positions in ``[0, numel)``, from one whole DEFLATE stream.
 
     Raises:
         FileError: There are others, or they are not laid out so.
     """
-    gaps = _inflated(data, count + numel // SKIP)
-    ends = gaps != SKIP
-    found = int(ends.sum())
-    if found != count or (len(gaps) and not ends[-1]):
+    stream, most = zlib.decompressobj(wbits=-15), min(count + numel // SKIP, PER_BYTE * len(data))
+    try:
+        found = stream.decompress(data, most + 1)
+    except zlib.error as error:
+        raise FileError(f"{error}; expected a DEFLATE stream; fetch the file again") from error
+    if not stream.eof or stream.unused_data or len(found) > most:
         raise FileError(
-            f"a parameter holds {found} positions, or ends within one; expected {count}; fetch "
+            f"a DEFLATE stream is cut, followed by something or longer than {most} bytes; "
+            "expected one whole stream; fetch the file again"
+        )
+    gaps = np.frombuffer(found, dtype=np.uint8)
+    ends = gaps != SKIP
+    held = int(ends.sum())
+    if held != count or (len(gaps) and not ends[-1]):
+        raise FileError(
+            f"a parameter holds {held} positions, or ends within one; expected {count}; fetch "
             "the file again"
         )
     steps = gaps + ends.astype(np.int64)  # a skip is 255 further, an end its byte and one more
@@ -51,18 +61,3 @@ def decode(data: bytes, *, count: int, numel: int) -> Int64[Tensor, " count"]:
             "the file"
         )
     return torch.from_numpy(positions)
-
-
-def _inflated(data: bytes, most: int) -> np.ndarray:
-    """Read one whole DEFLATE stream of at most ``most`` bytes, and of 8 for each of its own."""
-    stream, most = zlib.decompressobj(wbits=-15), min(most, PER_BYTE * len(data))
-    try:
-        found = stream.decompress(data, most + 1)
-    except zlib.error as error:
-        raise FileError(f"{error}; expected a DEFLATE stream; fetch the file again") from error
-    if not stream.eof or stream.unused_data or len(found) > most:
-        raise FileError(
-            f"a DEFLATE stream is cut, followed by something or longer than {most} bytes; "
-            "expected one whole stream; fetch the file again"
-        )
-    return np.frombuffer(found, dtype=np.uint8)

@@ -120,7 +120,7 @@ def read_header(data: bytes) -> Header:
     text = metadata.get("cones") if isinstance(metadata, dict) and len(metadata) == 1 else None
     if not isinstance(text, str):
         raise FileError(
-            f"other safetensors, the first {_short(next(iter(tensors), None))}; expected a "
+            f"other safetensors, the first {short(next(iter(tensors), None))}; expected a "
             f"concept of version {VERSION}; load LoRA and other weights with diffusers"
         )
     if hashlib.sha256(data[:-32]).digest() != data[-32:]:
@@ -135,7 +135,7 @@ def read_header(data: bytes) -> Header:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "header"
         raise FileError(
-            f"{_short(where)} is {_short(first['input'])}; expected otherwise: {first['msg']}; "
+            f"{short(where)} is {short(first['input'])}; expected otherwise: {first['msg']}; "
             "update cones, or ask whoever wrote the file"
         ) from None
 
@@ -148,7 +148,7 @@ def _parsed(text: bytes) -> dict[str, object]:
             return found
         why = "no object"
     except (ValueError, RecursionError) as error:
-        why = _short(str(error))
+        why = short(str(error))
     raise FileError(
         f"the header is no plain JSON ({why}); expected that of a concept file; fetch it again"
     )
@@ -161,6 +161,6 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
     """Show a hostile value in a few printable letters."""
     return ascii(reprlib.repr(value))[1:-1]

@@ -10,18 +10,17 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from cones.concept import Concept, Word
+from cones.concept import Concept, Word, told_apart
 from cones.errors import MaskError
 from cones.fingerprint import Fingerprint
 from cones.intervention import shut
 from cones.mask import Mask
 from cones.models import model_for
-from cones.models.projections import projections
 from cones.models.protocol import Pipeline
 from cones.models.words import spoken
 
-# What is open now, by network: concepts, and the fingerprint of the untouched weights.
-_OPEN: WeakKeyDictionary[nn.Module, list[tuple[Concept, Fingerprint]]] = WeakKeyDictionary()
+# What is open now, by network: words, and the fingerprint of the untouched weights.
+_OPEN: WeakKeyDictionary[nn.Module, list[tuple[list[Word], Fingerprint]]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -50,32 +49,13 @@ def applied(
     base = opened[0][1] if opened else Fingerprint.of(model.weights(), model.name)
     for concept in concepts:
         concept.base.require(base)
-    _require_told_apart([*(concept for concept, _ in opened), *concepts])
-    words = {word.identifier: word.embeddings for concept in concepts for word in concept.words}
-    live = projections(model.module, "both")
+    said = [word for concept in concepts for word in concept.words]
+    told_apart([*(word for words, _ in opened for word in words), *said])
     with ExitStack() as stack:
         stack.enter_context(shut(model.module, Mask.empty({})))  # one thread at a time
         for concept, amount in zip(concepts, amounts, strict=True):
-            named = Mask(
-                {live.get(n, n): shape for n, shape in concept.mask.shapes.items()},
-                {live.get(n, n): index for n, index in concept.mask.indices.items()},
-            )
-            stack.enter_context(shut(model.module, named, strength=float(amount)))
-        stack.enter_context(spoken(pipeline, words))
-        for concept in concepts:
-            opened.append((concept, base))
-            stack.callback(opened.remove, (concept, base))
+            stack.enter_context(shut(model.module, concept.mask, strength=float(amount)))
+        stack.enter_context(spoken(pipeline, {word.identifier: word.embeddings for word in said}))
+        opened.append(entry := (said, base))
+        stack.callback(opened.remove, entry)
         yield
-
-
-def _require_told_apart(concepts: Sequence[Concept]) -> None:
-    """Refuse one identifier for two subjects; a union shares the word of its part rightly."""
-    found: dict[str, Word] = {}
-    for word in (word for concept in concepts for word in concept.words):
-        twin = found.setdefault(word.identifier, word)
-        if twin is not word:  # even with one vector: subjects may start from the same word
-            raise MaskError(
-                f"found {word.identifier!r} twice, for a {twin.noun} and for another "
-                f"{word.noun}; expected an identifier of its own for every concept; rename one "
-                "with concept.renamed('V2*') and say that in the prompt"
-            )

@@ -4,9 +4,10 @@ Names are those of the plain network: under a LoRA, ``to_k.weight`` means the we
 Layers where a write would be lost or mean something else are refused, never skipped.
 """
 
-from torch import Tensor, nn
+from torch import nn
 
 from cones.errors import ModelError
+from cones.intervention import require_writable
 
 SCOPES = {"both": (True, False), "cross": (True,), "self": (False,)}
 
@@ -18,12 +19,9 @@ def projections(network: nn.Module, scope: str) -> dict[str, str]:
     name, that of the live parameter, which differs under a LoRA.
 
     Raises:
-        ModelError: Unknown scope, or projections that are fused, quantised or not in memory.
+        ModelError: Projections are fused.
+        InterventionError: They are quantised or not in memory.
     """
-    if scope not in SCOPES:
-        raise ModelError(
-            f"found scope {scope!r}; expected one of {', '.join(SCOPES)}; choose one of these"
-        )
     found = {}
     for name, module in network.named_modules():
         if not hasattr(module, "to_k") or not hasattr(module, "is_cross_attention"):
@@ -37,16 +35,6 @@ def projections(network: nn.Module, scope: str) -> dict[str, str]:
         for leaf in ("to_k", "to_v") if module.is_cross_attention in SCOPES[scope] else ():
             below = ".base_layer" if hasattr(getattr(module, leaf), "base_layer") else ""
             live = f"{name}.{leaf}{below}.weight"
-            _require_editable(live, network.get_parameter(live))
+            require_writable(live, network.get_parameter(live))
             found[f"{name}.{leaf}.weight"] = live
     return found
-
-
-def _require_editable(name: str, weight: Tensor) -> None:
-    plain = type(weight.data) is Tensor and weight.is_floating_point() and weight.itemsize > 1
-    if not plain or weight.is_meta:
-        raise ModelError(
-            f"found {name!r} as {weight.dtype} on {weight.device}; expected float32, float16 or "
-            "bfloat16 in memory; load the model without quantisation or layerwise casting, and "
-            "offload='model' in the place of sequential offloading"
-        )

@@ -58,10 +58,6 @@ class Model(Protocol):
         """Encode prompts, batch first, without gradients."""
         ...
 
-    def embedded(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Encode prompts; gradients flow to the text encoders."""
-        ...
-
     def predict(
         self,
         weights: Mapping[str, Tensor],
