@@ -159,7 +159,6 @@ def test_defaults_are_what_is_drawn_with() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seeds": [1, 2]}, "found 1 prompts and 2 seeds; expected a seed per"),
         ({"num_inference_steps": -1}, "found -1 of -1 steps to make; expected at least one"),
         ({"image": photo(), "strength": 0.0}, "found 0 of 25 steps .* and strength up to 1"),
         ({"image": photo(), "strength": 1.5}, "37 of 25 steps"),
@@ -171,7 +170,7 @@ def test_defaults_are_what_is_drawn_with() -> None:
 )
 def test_says_what_does_not_fit(options: dict, message: str) -> None:
     with pytest.raises(PromptError, match=message):
-        sample(tiny_pipeline(), ["a cat"], **{"seeds": [0], **options})
+        sample(tiny_pipeline(), ["a cat"], seeds=[0], **options)
 
 
 def test_a_photo_that_cannot_be_read_is_named() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cones.errors import PromptError
-from cones.ui.order import Choice, Order, parse
+from cones.ui.studio import Choice, Order, parse
 
 GIVEN: dict[str, Any] = {"prompt": " a cat ", "seed": 1, "count": 4, "num_inference_steps": 2}
 

@@ -18,8 +18,7 @@ from cones import ui
 from cones.concept_file import dumps
 from cones.errors import ConesError
 from cones.ui import application, serve
-from cones.ui.order import Order
-from cones.ui.studio import Studio, Tell
+from cones.ui.studio import Order, Studio, Tell
 from fakes import tiny_concept, tiny_pipeline
 
 EVIL = "<script>x</script>"

@@ -55,32 +55,32 @@ def sample(
     """Draw one picture per prompt and seed with the model as it is.
 
     ``pipeline`` may be any of the model's: pictures are drawn from text unless there is an image.
-    Up to 256 pixels 8 pictures are drawn at once, up to 512 four, else one; after each batch
-    ``progress("draw", done, total)`` is called.
+    They are drawn in batches of :func:`at_once`; after each ``progress("draw", done, total)`` is
+    called.
 
     Raises:
-        PromptError: Counts, steps or strength do not fit.
+        PromptError: Steps or strength do not fit.
         SubjectError: A photo cannot be read.
     """
     model, images = model_for(pipeline), []
-    if len(prompts) != len(seeds):
-        raise PromptError(
-            f"found {len(prompts)} prompts and {len(seeds)} seeds; expected a seed per prompt; "
-            "give as many"
-        )
-    count = 8 if model.size <= 256 else 4 if model.size <= 512 else 1
+    jobs, count = [*zip(prompts, seeds, strict=True)], at_once(model.size)
     settings = _settled(model, options)
     unwanted = settings.pop("negative_prompt", None)
     with _artist(pipeline, over="image" in settings) as artist:
-        for start in range(0, len(prompts), count):
-            said = list(prompts[start : start + count])
+        for start in range(0, len(jobs), count):
+            said, drawn = zip(*jobs[start : start + count], strict=True)
             if unwanted:
                 settings["negative_prompt"] = [unwanted] * len(said)
-            draws = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + count]]
-            images += artist(said, generator=draws, **settings).images
+            draws = [torch.Generator().manual_seed(seed) for seed in drawn]
+            images += artist([*said], generator=draws, **settings).images
             if progress:
-                progress("draw", len(images), len(prompts))
+                progress("draw", len(images), len(jobs))
     return images
+
+
+def at_once(size: int) -> int:
+    """Say how many pictures are drawn in a batch: 8 up to 256 pixels, 4 up to 512, else one."""
+    return 8 if size <= 256 else 4 if size <= 512 else 1
 
 
 def _settled(model: Model, options: Options) -> dict[str, Part]:

@@ -33,8 +33,7 @@ from cones.concept_file import loads
 from cones.errors import ConesError, PromptError
 from cones.models import Pipeline
 from cones.models.sampling import defaults
-from cones.ui.order import Order, parse
-from cones.ui.studio import Studio
+from cones.ui.studio import Order, Studio, parse
 
 LARGEST_FILE, LARGEST_ORDER = 64 * 2**20, 2**16  # bytes
 MOST_DRAWINGS = 8  # at work or waiting
