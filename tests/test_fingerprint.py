@@ -30,14 +30,15 @@ def test_same_in_any_order_and_precision(weights: dict[str, Tensor]) -> None:
     assert len(base.signs) == 128
     for dtype in (torch.float16, torch.bfloat16):
         rounded = of({n: w.to(dtype) for n, w in weights.items()})
-        assert base.require(rounded) == rounded.require(base) == "same"
+        base.require(rounded)  # a warning would be an error here
+        rounded.require(base)
     half = {n: w.half() for n, w in weights.items()}
     assert of(half) == of({n: w.float() for n, w in half.items()})
 
 
 def test_signs_survive_underflow(weights: dict[str, Tensor]) -> None:
     tiny = {n: w * 1e-9 for n, w in weights.items()}  # zeros in half precision, with their signs
-    assert of(tiny).require(of({n: w.half() for n, w in tiny.items()})) == "same"
+    of(tiny).require(of({n: w.half() for n, w in tiny.items()}))
 
 
 def test_weights_tell_models_of_equal_signs_apart(weights: dict[str, Tensor]) -> None:
@@ -53,7 +54,8 @@ def test_fine_tunes_and_strangers(weights: dict[str, Tensor]) -> None:
     base, g = of(weights), torch.Generator().manual_seed(1)
     tuned = {n: w + 0.02 * torch.randn(w.shape, generator=g) for n, w in weights.items()}
     other = {n: torch.randn(w.shape, generator=g) for n, w in weights.items()}
-    assert base.require(of(tuned)) == "fine-tune"
+    with pytest.warns(UserWarning, match="mine is a fine-tune of maker/base, where the concept"):
+        base.require(of(tuned, "mine"))
     assert abs(agreement(base, of(other)) - 0.5) < 0.08
     fewer = dict(list(weights.items())[1:])
     turned = {n: w.t() for n, w in weights.items()}

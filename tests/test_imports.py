@@ -10,17 +10,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # The aims are 5,500, 5,000 and 2,500 lines; two are still above theirs and may only shrink.
-BUILDINGS = {"src": 6610, "experiments": 5000, "pretraining": 4250}
+BUILDINGS = {"src": 5580, "experiments": 5000, "pretraining": 3232}
 FILES = [path for name in BUILDINGS for path in sorted((ROOT / name).rglob("*.py"))]
 MOST_LINES, MOST_IN_FUNCTION, MOST_ANY = 300, 40, 10
-# Tables of shapes and lists of options, and two loops that still want cutting.
+# Two loops that still want cutting.
 LONG = {
-    "cones/cli/pictures.py: generate": 44,
     "experiments/methods/learning.py: train": 61,
     "experiments/methods/rivals.py: fit": 52,
-    "pretraining/loop.py: train": 43,
-    "world/toys/animals.py: _cat": 46,
-    "world/toys/animals.py: _dog": 43,
 }
 
 

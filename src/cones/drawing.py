@@ -23,7 +23,7 @@ from cones.models.applied import applied
 from cones.models.protocol import Progress
 from cones.models.sampling import Options, sample
 from cones.models.words import check_prompt
-from cones.subject import Source, Subject, read_pixels
+from cones.subject import Source, read_pixels
 
 PHOTOS, UNTOUCHED = "photos", "untouched model"
 RANDOM, CONCEPT = "random mask, same density per layer", "concept neurons shut"
@@ -69,7 +69,7 @@ def compare(
     concepts: Concept | Sequence[Concept],
     prompts: str | Sequence[str],
     *,
-    photos: Source | Subject | None = None,
+    photos: Source | None = None,
     seeds: Sequence[int] = (0,),
     progress: Progress | None = None,
     **options: Unpack[Options],
@@ -84,9 +84,8 @@ def compare(
     said = [prompts] if isinstance(prompts, str) else list(prompts)
     rows: dict[str, Sequence[Image.Image]] = {}
     if photos is not None:
-        given = isinstance(photos, Subject)
-        pixels = photos.pixels if given else read_pixels(photos, size=model_for(pipeline).size)
-        rows[PHOTOS] = numpy_to_pil(pixels.permute(0, 2, 3, 1).cpu().numpy())
+        pixels = read_pixels(photos, size=model_for(pipeline).size)
+        rows[PHOTOS] = numpy_to_pil(pixels.permute(0, 2, 3, 1).numpy())
     draw = torch.Generator().manual_seed(0)
     random = [each.using(each.mask.random_like(draw)) for each in found]
     cases = {UNTOUCHED: (found, 0.0), RANDOM: (random, 1.0), CONCEPT: (found, 1.0)}
@@ -97,21 +96,16 @@ def compare(
     return sheet(rows, [each for each in said for _ in seeds])
 
 
-def sheet(
-    rows: Mapping[str, Sequence[Image.Image]], captions: Sequence[str] = (), *, title: str = ""
-) -> Image.Image:
+def sheet(rows: Mapping[str, Sequence[Image.Image]], captions: Sequence[str] = ()) -> Image.Image:
     """Lay rows of pictures out under their names, with captions below the columns."""
     side = max(96, *(image.width for images in rows.values() for image in images))
     height, top, step = max(11, side // 16), 8, side + 8
     font, line = ImageFont.load_default(height), height * 3 // 2
     texts = [textwrap.fill(caption, width=int(1.9 * side / height)) for caption in captions]
-    end = line * (len(rows) + bool(title) + max([t.count("\n") + 1 for t in texts], default=0))
+    end = line * (len(rows) + max([text.count("\n") + 1 for text in texts], default=0))
     size = (step * max(map(len, rows.values())) + 8, end + len(rows) * step + 16)
     page = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(page)
-    if title:
-        pen.text((8, top), title, "black", font)
-        top += line
     for name, images in rows.items():
         pen.text((8, top), name, "black", font)
         for column, image in enumerate(images):

@@ -6,9 +6,9 @@ against mistakes, not against forgery.
 """
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -59,8 +59,8 @@ class Fingerprint:
         signs = np.packbits(torch.cat(bits)[:SIGNS].numpy()).tobytes()
         return cls(model, sha.hexdigest(), signs)
 
-    def require(self, found: "Fingerprint") -> Literal["same", "fine-tune"]:
-        """Say whether ``found`` is this model, in any precision, or a fine-tune; or refuse it.
+    def require(self, found: "Fingerprint") -> None:
+        """Take this model in any precision, warn of a fine-tune of it, and refuse others.
 
         Raises:
             MaskError: The model is unrelated, or has other layers.
@@ -73,4 +73,9 @@ class Fingerprint:
                 f"{self.model!r}, where this concept was found; expected that model or a "
                 f"fine-tune of it; load {self.model!r}"
             )
-        return "same" if share == 1 else "fine-tune"
+        if share < 1:
+            warnings.warn(
+                f"{found.model} is a fine-tune of {self.model}, where the concept was found; the "
+                "subject may look different",
+                stacklevel=2,
+            )

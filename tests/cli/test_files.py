@@ -40,7 +40,7 @@ def test_combine_joins_masks_and_words(run: Run, cat: Path, jar: Path) -> None:
 def test_two_subjects_of_one_word_are_refused_until_one_is_renamed(
     run: Run, refused: Run, cat: Path, dog: Path
 ) -> None:
-    refused("combine", cat, dog, "-o", "x.safetensors", match="'V*' names a cat and a dog")
+    refused("combine", cat, dog, "-o", "x.safetensors", match="'V*' twice, for a cat and for")
     run("combine", cat, dog, "--as", "V*", "--as", "V3*", "-o", "both.safetensors")
     assert [w.identifier for w in cones.load("both.safetensors").words] == ["V*", "V3*"]
     refused("combine", cat, cat, "--as", "V*", "-o", "x.safetensors", match="once for each file")
@@ -51,7 +51,7 @@ def test_one_file_is_renamed_or_thinned_out(run: Run, cat: Path) -> None:
     sparse, _ = cones.load(cat).densities
     run("combine", cat, "--as", "W*", "--density", sparse, "-o", "small.safetensors")
     found = cones.load("small.safetensors")
-    assert (found.identifier, found.density) == ("W*", sparse)
+    assert (found.prompt, found.density) == ("a W* cat", sparse)
 
 
 def test_what_is_no_concept_file_is_refused_by_name(

@@ -43,6 +43,27 @@ def test_only_missing_pictures_are_drawn(run: Run, refused: Run, draw: tuple[obj
     refused(*draw, "--guidance-scale", 2, "-n", 1, "-o", "out", match="--overwrite")
 
 
+def test_what_is_missing_is_drawn_in_the_batches_of_an_unbroken_run(
+    run: Run, draw: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture's last bits depend on what it is drawn beside."""
+    monkeypatch.setattr("cones.cli.pictures.AT_ONCE", 2)
+    generate, drawn = cones.generate, []
+
+    def watched(*given: object, seeds: list[int], **options: object) -> object:
+        drawn.append(seeds)
+        return generate(*given, seeds=seeds, **options)
+
+    monkeypatch.setattr(cones, "generate", watched, raising=False)
+    run(*draw, "-n", 5, "--seed", 3, "-o", "out")
+    whole = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    for name in ("0006.png", "0007.png"):
+        Path("out", name).unlink()
+    run(*draw, "-n", 5, "--seed", 3, "-o", "out")
+    assert drawn == [[3, 4], [5, 6], [7], [5, 6], [7]]
+    assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == whole
+
+
 def test_ctrl_c_keeps_finished_pictures(
     run: Run, draw: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

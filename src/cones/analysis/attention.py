@@ -32,12 +32,7 @@ class Recording(dict[str, Tensor]):
         """Average the attention to ``tokens`` over layers and passes; in [0, 1].
 
         As large as in the finest layer; coarser ones are scaled bilinearly.
-
-        Raises:
-            ModelError: Nothing was recorded.
         """
-        if not self:
-            raise ModelError("found no attention; expected some; draw while recording")
         # A pass shares out 1 among the words, so their sum is the number of passes.
         flat = [each[..., list(tokens)].mean(2) / each.sum(2) for each in self.values()]
         maps = [each.unflatten(1, (round(each.shape[1] ** 0.5), -1)) for each in flat]

@@ -5,6 +5,7 @@ be piped. On a terminal progress is a bar a stage; elsewhere it is one line ever
 Exit codes: 0 done, 1 error, 2 wrong usage, 3 the certificate refuses, 130 stopped by Ctrl-C.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic as clock
@@ -35,9 +36,11 @@ def warn(message: str) -> None:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Turn errors of the library and of the disk into one line."""
+    """Turn warnings, and errors of the library and of the disk, into one line."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: warn(str(message))
+            yield
     except (ConesError, OSError) as error:
         advice = "; expected a path that can be read and written, with space left; choose another"
         told = f"{error}{advice if isinstance(error, OSError) else ''}"

@@ -4,15 +4,13 @@ import operator
 from functools import reduce
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from typer import Argument, Option, echo
 
+import cones
 from cones.cli import options
 from cones.errors import ConesError
-
-if TYPE_CHECKING:
-    from cones import Concept
 
 Target = Annotated[Path, Argument(help="Folder or file to write.", show_default=False)]
 Kind = Annotated[
@@ -42,12 +40,12 @@ def show(*, concepts: options.Concepts, printing: options.Printing) -> None:
     printing.tell("\n".join(lines), {"concepts": described, "overlap": shared})
 
 
-def block(path: Path, concept: "Concept") -> str:
+def block(path: Path, concept: "cones.Concept") -> str:
     """Describe a concept file for people."""
     return f"{path} ({path.stat().st_size / 1000:.0f} kB): {concept}"
 
 
-def describe(path: Path, concept: "Concept") -> dict[str, object]:
+def describe(path: Path, concept: "cones.Concept") -> dict[str, object]:
     """Describe a concept file for programs."""
     return {
         "file": str(path),
@@ -86,12 +84,10 @@ def export(
 
     **Example:**  cones export cat.safetensors cat-model/
     """
-    import cones
-
     saving.require(target)
     found = concepts.load()
     how = {"to": to, "overwrite": saving.overwrite}
-    written = [str(path) for path in cones.export(loading.pipeline(found), found, target, **how)]
+    written = [str(path) for path in cones.export(loading.pipeline(), found, target, **how)]
     saving.tell(f"for {to}: {', '.join(written)}", {"to": to, "written": written})
 
 

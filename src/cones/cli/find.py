@@ -16,25 +16,25 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from typer import Argument, Exit, Option, echo
 
+import cones
 from cones.cli import console, options
 from cones.cli.files import block, describe
-from cones.errors import SubjectError
 
 if TYPE_CHECKING:
-    from cones import Concept, Settings, Subject
     from cones.models import Pipeline
 
+SHIPPED = Path(cones.__file__).parent / "models" / "builtin" / "photos"
 SUBJECTS = {"striped_cat": "cat", "zigzag_jar": "jar", "dotted_cup": "cup"}
 PLACES = ("in the snow", "in a desert", "on the grass", "on a road", "in a room", "at night")
 _Search = partial(Option, rich_help_panel="Search")
 Photos = Annotated[
     list[Path], Argument(help="Folder of photos of one subject, or photos.", show_default=False)
 ]
-Scope: TypeAlias = Literal["both", "cross", "self"]
 Noun = Annotated[str, Option(help="What the photos show: cat.", show_default=False)]
 Identifier = Annotated[str, Option(help="New word that will mean your subject.")]
 Others = Annotated[Path | None, Option(help="Photos of other things of the noun [drawn].")]
-Key = Annotated[str, Argument(help=f"Which of the photos that ship: {', '.join(SUBJECTS)}.")]
+Shipped: TypeAlias = Literal["striped_cat", "zigzag_jar", "dotted_cup"]
+Key = Annotated[Shipped, Argument(help="Which of the photos that ship.")]
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,15 @@ class Searching:
     density: Annotated[float | None, _Search(help="Share of weights to shut [0.0132].")] = None
     drift: Annotated[float | None, _Search(help="How far the model may move from itself.")] = None
     steps: Annotated[int | None, _Search(help="Search steps [300].")] = None
-    scope: Annotated[Scope | None, _Search(help="Kind of attention [both].")] = None
     seed: Annotated[int | None, _Search(help="Same seed, same concept [0].")] = None
     more: Annotated[
         list[str] | None,
-        _Search("--set", metavar="NAME=VALUE", help="Any of cones.Settings: batch=4; repeat."),
+        _Search("--set", metavar="NAME=VALUE", help="Any of cones.Settings: scope=cross; repeat."),
     ] = None
     paper: Annotated[bool, _Search("--paper", help="Start from the paper's settings.")] = False
 
-    def settings(self) -> "Settings":
+    def settings(self) -> "cones.Settings":
         """Build the settings; a name or value that does not fit is refused."""
-        import cones
-
         chosen = {n: v for n, v in asdict(self).items() if v is not None}
         paper, more = chosen.pop("paper"), chosen.pop("more", [])
         for name, _, value in (text.partition("=") for text in more):
@@ -87,7 +84,6 @@ def find(
 
     **Example:**  cones find photos/ --noun cat -o cat.safetensors
     """
-    import cones
     from cones.search.resume import owned
 
     settings = searching.settings()
@@ -107,7 +103,7 @@ def find(
         suggest(output, concept, loading)
 
 
-def judge(concept: "Concept") -> None:
+def judge(concept: "cones.Concept") -> None:
     """End with an exit code of its own if the certificate refuses; warn if it proves little."""
     verdict = concept.certificate.get("verdict")
     if verdict == "not gained":
@@ -120,9 +116,10 @@ def judge(concept: "Concept") -> None:
         console.warn("too few photos to keep one out: the certificate proves little; give four")
 
 
-def suggest(path: Path, concept: "Concept", loading: options.Loading) -> None:
+def suggest(path: Path, concept: "cones.Concept", loading: options.Loading) -> None:
     """Print the command that comes next, ready to be pasted into a shell."""
-    words = ("-c", str(path), f"{concept.prompt} in the snow", *loading.words, "-o", "out")
+    model = [w for n, value in asdict(loading).items() if value for w in (f"--{n}", str(value))]
+    words = ("-c", str(path), f"{concept.prompt} in the snow", *model, "-o", "out")
     echo(f"next:  {shlex.join(('cones', 'generate', *words))}")
 
 
@@ -141,19 +138,19 @@ def demo(
 
     **Example:**  cones demo dotted_cup
     """
-    import cones
-
     settings, sheet = searching.settings(), output / "sheet.png"
     saving.require(sheet)
     pipeline, found = loading.pipeline(), {}
-    shown = subjects(pipeline, subject)
+    other = next(name for name in SUBJECTS if name != subject)
     with console.progress(f"what was found is in {output}") as progress:
         searched = {"settings": settings, "progress": progress}
-        for each in shown:
-            path = output / f"{each.noun}.safetensors"
-            found[path] = cones.find(pipeline, each, work=f"{path}.part", **searched)
+        for name, word in ((subject, "V*"), (other, "V2*")):
+            noun, path = SUBJECTS[name], output / f"{SUBJECTS[name]}.safetensors"
+            said = {"noun": noun, "identifier": word, "work": f"{path}.part"}
+            found[path] = cones.find(pipeline, SHIPPED / name, **said, **searched)
             found[path].save(path)
-        draw(pipeline, shown, list(found.values()), sheet, seed=settings.seed, progress=progress)
+        photos, both = SHIPPED / subject, [*found.values()]
+        draw(pipeline, photos, both, sheet, seed=settings.seed, progress=progress)
     for path in found:
         shutil.rmtree(f"{path}.part", ignore_errors=True)
     verdicts = {str(path): each.certificate.get("verdict") for path, each in found.items()}
@@ -163,41 +160,22 @@ def demo(
         suggest(*next(iter(found.items())), loading)
 
 
-def subjects(pipeline: "Pipeline", key: str) -> "list[Subject]":
-    """Read a subject that ships with the package, and another to draw beside it."""
-    import cones
-    from cones.models import builtin, model_for
-
-    if key not in SUBJECTS:
-        raise SubjectError(
-            f"found the subject {key!r}; expected one of {', '.join(SUBJECTS)}; choose one, or "
-            "use 'cones find' with photos of your own"
-        )
-    other = next(name for name in SUBJECTS if name != key)
-    size, folder = model_for(pipeline).size, Path(builtin.__file__).parent / "photos"
-    return [
-        cones.Subject.from_folder(folder / name, noun=SUBJECTS[name], identifier=word, size=size)
-        for name, word in ((key, "V*"), (other, "V2*"))
-    ]
-
-
 def draw(
     pipeline: "Pipeline",
-    shown: "Sequence[Subject]",
-    concepts: "Sequence[Concept]",
+    photos: Path,
+    concepts: "Sequence[cones.Concept]",
     path: Path,
     *,
     seed: int,
     progress: console.Notify,
 ) -> None:
     """Write the sheet: the first subject beside both controls, and all together."""
-    import cones
     from cones.drawing import save_png, sheet, stacked
 
-    prompts = [f"{shown[0].prompt} {place}" for place in PLACES]
-    drawing = {"photos": shown[0], "seeds": [seed], "progress": progress}
+    first, both = concepts[0].prompt, " next to ".join(each.prompt for each in concepts)
+    prompts, seeds = [f"{first} {place}" for place in PLACES], range(seed, seed + len(PLACES))
+    drawing = {"photos": photos, "seeds": [seed], "progress": progress}
     above = cones.compare(pipeline, concepts[0], prompts, **drawing)
-    said, seeds = " next to ".join(each.prompt for each in shown), range(seed, seed + len(PLACES))
-    together = cones.generate(pipeline, concepts, said, seeds=seeds, progress=progress)
-    page = stacked(above, sheet({said: together}))
-    save_png(page, path, {"prompts": [*prompts, said], "seed": seed})
+    together = cones.generate(pipeline, concepts, both, seeds=seeds, progress=progress)
+    page = stacked(above, sheet({both: together}))
+    save_png(page, path, {"prompts": [*prompts, both], "seed": seed})

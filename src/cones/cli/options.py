@@ -8,7 +8,7 @@ import functools
 import inspect
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, get_type_hints
 
 from typer import Argument, Option, Typer, echo
 
+import cones
 from cones.cli import console
 from cones.errors import ConesError
 
 if TYPE_CHECKING:
-    from cones import Concept
     from cones.models import Pipeline
 
 _Model = partial(Option, rich_help_panel="Model")
@@ -48,31 +48,14 @@ class Loading:
     dtype: Annotated[Dtype | None, _Model(help="Precision [what suits the device].")] = None
     offload: Annotated[Offload | None, _Model(help="Keep idle parts in main memory.")] = None
 
-    def pipeline(self, concepts: "Sequence[Concept]" = ()) -> "Pipeline":
-        """Load the model; warn if it is a fine-tune of the one that concepts were found on."""
+    def pipeline(self) -> "Pipeline":
+        """Load the model, without the bars of other libraries."""
         from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging as transformers_logging
 
-        import cones
-        from cones.fingerprint import Fingerprint
-        from cones.models import model_for
-
         diffusers_logging.disable_progress_bar()  # the screen is for our own bars
         transformers_logging.disable_progress_bar()
-        model = model_for(cones.load_pipeline(**asdict(self)))
-        base = Fingerprint.of(model.weights(), model.name) if concepts else None
-        if any(base and each.base.require(base) == "fine-tune" for each in concepts):
-            console.warn(
-                f"{model.name} is a fine-tune of {concepts[0].base.model}, where the concept was "
-                "found; the subject may look different"
-            )
-        return model.pipeline
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """The options that load this model again in another command."""
-        given = asdict(self).items()
-        return tuple(w for name, value in given if value for w in (f"--{name}", str(value)))
+        return cones.load_pipeline(**asdict(self))
 
 
 @dataclass(frozen=True)
@@ -85,10 +68,8 @@ class Concepts:
     ] = None
     density: Annotated[float | None, Option(help="A density that 'cones show' lists.")] = None
 
-    def load(self) -> "list[Concept]":
+    def load(self) -> "list[cones.Concept]":
         """Read the files, and rename or thin them out if asked."""
-        import cones
-
         found = [cones.load(path) for path in self.files]
         if self.rename and len(self.rename) != len(found):
             raise ConesError(
@@ -108,7 +89,7 @@ class Chosen(Concepts):
         list[Path], Option("--concept", "-c", help="Concept file; repeat.", show_default=False)
     ]
 
-    def load_for(self, *prompts: str) -> "list[Concept]":
+    def load_for(self, *prompts: str) -> "list[cones.Concept]":
         """Read the files; warn if no prompt says one of their words."""
         found = self.load()
         for word in (word for concept in found for word in concept.words):

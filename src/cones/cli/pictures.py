@@ -8,6 +8,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+import cones
 from cones.cli import console, options
 
 AT_ONCE = 4  # pictures drawn between two writes
@@ -50,7 +51,6 @@ def generate(
 
     **Example:**  cones generate -c cat.safetensors "a V* cat in the snow" -o out/
     """
-    import cones
     from cones.drawing import read_record, save_png
 
     concepts, how = chosen.load_for(prompt), asdict(drawing)
@@ -58,18 +58,18 @@ def generate(
     job = {"prompt": prompt, **how, "model": loading.model or "built-in", "concepts": used}
     job = json.loads(json.dumps(job, default=str))
     paths = {s: output / f"{s:04d}.png" for s in range(seed, seed + number)}
-    left = [s for s in paths if saving.overwrite or read_record(paths[s]) != {**job, "seed": s}]
+    left = {s for s in paths if saving.overwrite or read_record(paths[s]) != {**job, "seed": s}}
     saving.require(*(paths[s] for s in left))
     if len(left) < number:
         console.say(f"{number - len(left)} of {number} pictures are there already")
     with console.progress(f"finished pictures are in {output}") as progress:
-        pipeline = loading.pipeline(concepts) if left else None
-        for start in range(0, len(left), AT_ONCE):
-            seeds = left[start : start + AT_ONCE]
+        pipeline = loading.pipeline() if left else None
+        cuts = [[*paths][k : k + AT_ONCE] for k in range(0, number, AT_ONCE)]
+        for seeds in (seeds for seeds in cuts if left & {*seeds}):  # whole: bits vary by batch
             pictures = cones.generate(pipeline, concepts, prompt, seeds=seeds, **how)
-            for each, picture in zip(seeds, pictures, strict=True):
-                save_png(picture, paths[each], {**job, "seed": each})
-            progress("pictures", start + len(seeds), len(left))
+            for each in left & {*seeds}:
+                save_png(pictures[each - seeds[0]], paths[each], {**job, "seed": each})
+            progress("pictures", seeds[-1] - seed + 1, number)
     shown = {**job, "pictures": {each: str(path) for each, path in paths.items()}}
     saving.tell(f"{number} pictures in {output}", shown)
 
@@ -93,12 +93,11 @@ def compare(
 
     **Example:**  cones compare -c cat.safetensors "a V* cat in the snow" -o sheet.png
     """
-    import cones
     from cones.drawing import save_png
 
     saving.require(output)
     concepts = chosen.load_for(*prompts)
-    pipeline = loading.pipeline(concepts)
+    pipeline = loading.pipeline()
     drawing = {"seeds": list(range(seed, seed + number)), **asdict(sampling)}
     with console.progress() as progress:
         shown = {"photos": photos, "progress": progress, **drawing}
@@ -128,7 +127,7 @@ def attend(
     saving.require(output)
     concepts, words = chosen.load_for(prompt), word or [*dict.fromkeys(prompt.split())]
     drawing = {"seed": seed, **asdict(sampling)}
-    rows = attend(loading.pipeline(concepts), concepts, prompt, words, **drawing)
-    shown = sheet(rows, ["the picture", *words], title=prompt)
+    rows = attend(loading.pipeline(), concepts, prompt, words, **drawing)
+    shown = sheet(rows, [prompt, *words])
     save_png(shown, output, {"prompt": prompt, **drawing})
     saving.tell(f"look at {output}", {"sheet": str(output)})

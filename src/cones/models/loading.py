@@ -23,10 +23,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from cones.errors import ModelError
-from cones.models import builtin
+from cones.models import builtin, model_for
 from cones.models.protocol import Pipeline
 from cones.models.sampling import is_distilled
-from cones.models.words import encoders
 
 PATIENCE = 5.0  # seconds that the hub has to answer
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -171,7 +170,7 @@ def _variant(model: str, files: Iterable[str], wanted: str | None) -> str | None
 
 def _settle(pipeline: Pipeline, resolution: int | None) -> None:
     """Set the sampler, unless the model needs its own, and the size of pictures."""
-    encoders(pipeline)  # refuses a tokenizer without vocabulary
+    model_for(pipeline)  # refuses what no family knows, and a tokenizer without vocabulary
     if pipeline.vae.config.get("scaling_factor") is None:  # diffusers would divide by it
         pipeline.vae.register_to_config(scaling_factor=1.0)
     config = pipeline.scheduler.config

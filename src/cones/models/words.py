@@ -56,13 +56,14 @@ def vectors(pipeline: Pipeline, word: str) -> dict[str, Rows]:
     Raises:
         ModelError: The word is not one token.
     """
-    found = {name: _present(*pair, word) for name, pair in encoders(pipeline).items()}
-    if any(rows is None for rows in found.values()):
+    pairs = encoders(pipeline)
+    found = _present(pairs, word)
+    if len(found) < len(pairs):
         raise ModelError(
             f"found that {word!r} is not one token of this model; expected a word that is, such "
             f"as {candidates(pipeline)[0]!r}; choose another"
         )
-    return {name: rows for name, rows in found.items() if rows is not None}
+    return found
 
 
 @contextmanager
@@ -196,23 +197,25 @@ def _known(pairs: Mapping[str, Pair], word: str, rows: Mapping[str, Tensor]) -> 
             f"found vectors of shape {found} for {word!r}; expected {expected}; load the model "
             "this concept was found on"
         )
-    present = {name: _present(*pair, word) for name, pair in pairs.items()}
+    present = _present(pairs, word)
     for name, each in present.items():
-        if each is not None and not torch.equal(rows[name].to(each), each):
+        if not torch.equal(rows[name].to(each), each):
             raise ModelError(
                 f"found that {word!r} already means something else to {name}; expected a new "
                 "word; rename this concept: concept.renamed('V2*')"
             )
-    return all(each is not None for each in present.values())
+    return len(present) == len(pairs)
 
 
-def _present(tokenizer: Part, encoder: Part, word: str) -> Rows | None:
-    """Read a word's vector as the encoder reads it, hooks included; None if it is no token."""
-    token, table = _token(tokenizer, word), encoder.get_input_embeddings()
-    if token is None:
-        return None
-    with torch.no_grad():
-        return table(torch.tensor([token], device=table.weight.device)).clone()
+@torch.no_grad()
+def _present(pairs: Mapping[str, Pair], word: str) -> dict[str, Rows]:
+    """Read a word's vectors as the encoders read them, hooks included, where it is one token."""
+    found = {}
+    for name, (tokenizer, encoder) in pairs.items():
+        token, table = _token(tokenizer, word), encoder.get_input_embeddings()
+        if token is not None:
+            found[name] = table(torch.tensor([token], device=table.weight.device)).clone()
+    return found
 
 
 def _token(tokenizer: Part, word: str) -> int | None:
