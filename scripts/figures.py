@@ -16,7 +16,9 @@ FIGURE = re.compile(r"(TODO-FIGURE|[-\d.,]+%?)(<!-- (\w+\.json) ([\w.-]+) (\S+) 
 def look_up(record: object, path: str) -> object:
     """Follow a path of keys, and of first values in lists of rows."""
     for key in path.split("."):
-        if isinstance(record, list):
+        if isinstance(record, list) and key in ("0", "1"):  # of an interval
+            record = record[int(key)]
+        elif isinstance(record, list):
             record = next(row for row in record if str(next(iter(row.values()))) == key)
         else:
             record = record[key]
