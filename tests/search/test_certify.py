@@ -10,8 +10,9 @@ from torch import Tensor
 
 from cones.errors import SearchError
 from cones.mask import Mask
-from cones.search.certify import Evidence, Ruler, certify, choose, shut_in, t_interval
+from cones.search.certify import Evidence, certify, choose, paired, shut_in, t_interval
 from cones.search.loss import Examples, draw
+from cones.search.settings import Settings
 from toy_model import K, ToyModel, V, drawn, pairs
 
 Named = Mapping[str, Tensor]
@@ -55,8 +56,8 @@ def zeros(count: int, mark: float) -> Examples:
 
 
 def evidence(kept: bool = True) -> Evidence:
-    photo = zeros(2, PHOTO) if kept else None
-    return Evidence(zeros(4, SEEN), photo, zeros(8, OTHER), zeros(8, NOUN), zeros(8, THING))
+    photo = zeros(2, PHOTO) if kept else zeros(4, SEEN)
+    return Evidence(photo, kept, zeros(8, OTHER), zeros(8, NOUN), zeros(8, THING))
 
 
 MASK = Mask({K: (4, 4), V: (4, 4)}, {K: torch.tensor([1, 5, 9]), V: torch.tensor([0])})
@@ -64,8 +65,7 @@ MASK = Mask({K: (4, 4), V: (4, 4)}, {K: torch.tensor([1, 5, 9]), V: torch.tensor
 
 def certified(gains: dict[float, float], *, kept: bool = True, spread: float = 0.05) -> dict:
     model = Judged(gains, spread)
-    ruler = Ruler(model, 64, 0)
-    return certify(ruler, model.weights(), MASK, evidence(kept))
+    return certify(model, Settings(draws=64), MASK, evidence(kept))
 
 
 @pytest.mark.parametrize("n", [2, 3, 12, 200])
@@ -129,8 +129,8 @@ def test_gains_are_paired_and_of_the_purpose_that_is_said() -> None:
     model = ToyModel()
     photos = pairs(3, seed=5, mark=PHOTO)
     shut = shut_in(model.weights(), MASK)
-    ruler = Ruler(model, 10, 4, micro_batch=3)
-    before, after = ruler.errors(photos, [{}, shut], purpose="report")
+    few = Settings(draws=10, seed=4, micro_batch=3)
+    before, after = paired(model, few, photos, [{}, shut], purpose="report")
     assert {len(call["timesteps"]) for call in model.calls} == {3, 1}
     kept = draw(model, photos, 10, purpose="report", seed=4)
     means = [
@@ -140,7 +140,7 @@ def test_gains_are_paired_and_of_the_purpose_that_is_said() -> None:
         for w in ({}, shut)
     ]
     torch.testing.assert_close(torch.stack([before, after]), torch.stack(means))
-    (moved,) = ruler.errors(photos, [shut], purpose="report", against="untouched")
+    (moved,) = paired(model, few, photos, [shut], purpose="report", against="untouched")
     said = [
         model.predict(w, kept.noised, kept.timesteps, kept.condition)
         for w in (shut, model.weights())
@@ -196,11 +196,8 @@ def levels(*counts: int) -> list[Mask]:
 def test_the_line_search_takes_the_sparsest_that_is_as_good_as_the_best(
     gain: list[float], weight: float, expected: int
 ) -> None:
-    model = Curve(gain)
-    ruler = Ruler(model, 16, 0)
-    chosen, rows = choose(
-        ruler, model.weights(), levels(1, 2, 3), [evidence()], prior_weight=weight
-    )
+    few = Settings(draws=16)
+    chosen, rows = choose(Curve(gain), few, levels(1, 2, 3), [evidence()], prior_weight=weight)
     assert chosen == expected
     assert [row["density"] for row in rows] == pytest.approx([1 / 32, 2 / 32, 3 / 32])
     assert [row["gain"] for row in rows] == pytest.approx(gain[1:], abs=1e-5)
@@ -211,23 +208,21 @@ def test_the_line_search_takes_the_sparsest_that_is_as_good_as_the_best(
 
 
 def test_the_line_search_adds_up_several_subjects() -> None:
-    model = Curve([0, 0.1, 0.2])
-    ruler, masks = Ruler(model, 16, 0), levels(1, 2)
-    _, one = choose(ruler, model.weights(), masks, [evidence()], prior_weight=0.0)
-    _, two = choose(ruler, model.weights(), masks, [evidence()] * 2, prior_weight=0.0)
+    model, few, masks = Curve([0, 0.1, 0.2]), Settings(draws=16), levels(1, 2)
+    _, one = choose(model, few, masks, [evidence()], prior_weight=0.0)
+    _, two = choose(model, few, masks, [evidence()] * 2, prior_weight=0.0)
     assert [r["gain"] for r in two] == pytest.approx([2 * r["gain"] for r in one])
 
 
 def test_choice_and_report_never_share_a_draw() -> None:
     model = ToyModel()
-    shown = [pairs(3, seed=k, mark=float(k)) for k in range(5)]
-    seen = Evidence(*shown)
-    ruler, shut = Ruler(model, 16, 0), shut_in(model.weights(), MASK)
-    kinds = ("report", "choice")
-    pairs_of = [ruler.errors(seen.photos, [{}, shut], purpose=kind) for kind in kinds]
+    first, *rest = (pairs(3, seed=k, mark=float(k)) for k in range(4))
+    seen, few = Evidence(first, True, *rest), Settings(draws=16)
+    shut, kinds = shut_in(model.weights(), MASK), ("report", "choice")
+    pairs_of = [paired(model, few, first, [{}, shut], purpose=kind) for kind in kinds]
     report, choice = (before - after for before, after in pairs_of)
     assert not torch.equal(report, choice)
-    found = certify(ruler, model.weights(), MASK, seen)
+    found = certify(model, few, MASK, seen)
     assert found["subject"]["mean"] == pytest.approx(float(report.mean()))
-    _, (row,) = choose(ruler, model.weights(), [MASK], [seen], prior_weight=0.0)
+    _, (row,) = choose(model, few, [MASK], [seen], prior_weight=0.0)
     assert row["gain"] == pytest.approx(float(choice.mean()))

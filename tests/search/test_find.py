@@ -15,6 +15,7 @@ from cones.models.protocol import Model
 from cones.search import find as room
 from cones.search.find import find, find_jointly
 from cones.search.loss import Examples
+from cones.search.memory import FREE
 from cones.search.settings import Settings
 from cones.subject import Subject
 from fakes import tiny_pipeline, tiny_pixels
@@ -224,7 +225,7 @@ def test_several_subjects_are_found_together() -> None:
     assert joint.mask <= union.mask
     assert joint.density == pytest.approx(min(0.0243, 0.9 * union.density), rel=0.02)
     assert joint.settings["within"] == union.mask.digest
-    assert all(a.same_as(b) for a, b in zip(joint.words, union.words, strict=True))
+    assert joint.words == union.words
 
 
 @pytest.mark.parametrize("words", [["V*"], ["V*", "V*"], []])
@@ -272,6 +273,25 @@ def test_an_error_leaves_the_pipeline_as_it_was(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ConesError, match="stopped"):
         find(pipeline, subject(), **QUICK)
     assert_untouched(pipeline, before)
+
+
+def test_a_model_in_float16_is_refused() -> None:
+    pipeline = tiny_pipeline().to(torch.float16)
+    with pytest.raises(SearchError, match="float16, .*; expected bfloat16 .*; load it with dtype"):
+        find(pipeline, subject(), **QUICK)
+    with pytest.raises(SearchError, match="found a model in float16"):
+        find_jointly(pipeline, [subject(), subject(identifier="V2*")], **QUICK)
+
+
+def test_a_search_fits_into_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = find(tiny_pipeline(), subject(), micro_batch=1, **QUICK)
+    monkeypatch.setitem(FREE, "cpu", lambda _: 0)
+    watch = Stop("", 0)
+    fitted = find(tiny_pipeline(), subject(), progress=watch, **QUICK)
+    assert ("memory", 1, 1) in watch.told
+    assert fitted.levels == asked.levels
+    figures = ("subject", "others", "drift_noun")
+    assert all(fitted.certificate[each] == asked.certificate[each] for each in figures)
 
 
 @pytest.mark.parametrize("asked", ["auto", "bfloat16", "pipeline"])

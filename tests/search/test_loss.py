@@ -12,12 +12,12 @@ from cones.search.loss import (
     Draw,
     Examples,
     ImplantingLoss,
-    JointLoss,
     Loss,
     differentiate,
     draw,
     errors,
     examples,
+    together,
 )
 from toy_model import K, Quadratic, ToyModel, TwoLayers, V, pairs
 
@@ -200,11 +200,13 @@ def test_pictures_come_evenly() -> None:
 def test_several_subjects_add_up_on_draws_of_their_own() -> None:
     model = ToyModel()
     one, two = implanting(model), implanting(model, against="data")
-    joint = JointLoss((one, two)).at(4, purpose="p", seed=0)
+    joint = together([one, two], purpose="p", seed=0)(4)
     apart = [each.at(4, purpose=f"p {k}", seed=0) for k, each in enumerate((one, two))]
     weights = shut(model)
     expected = sum(total(loss, weights, 0.3) for loss in apart)
     assert total(joint, weights, 0.3) == pytest.approx(expected)
+    alone = together([one], purpose="p", seed=0)(4)  # draws as the loss itself
+    assert total(alone, weights, 0.3) == total(one.at(4, purpose="p", seed=0), weights, 0.3)
     assert not torch.equal(
         draw(model, one.subject, 4, purpose="p 0", seed=0).target,
         draw(model, one.subject, 4, purpose="p 1", seed=0).target,

@@ -9,9 +9,25 @@ from torch import Tensor
 from cones.errors import SearchError
 from cones.mask import NONE, Mask
 from cones.search.certify import shut_in
-from cones.search.loss import Loss, flat, split
-from cones.search.refine import refine
+from cones.search.loss import Loss, Losses, flat, split
+from cones.search.refine import refine as refined
+from cones.search.settings import Settings
 from toy_model import K, Quadratic, TwoLayers, V, drawn
+
+
+def refine(
+    losses: Losses,
+    weights: Mapping[str, Tensor],
+    ranking: Tensor,
+    *,
+    density: float,
+    prior_weight: float = 0.1,
+    within: Mask | None = None,
+    **settings: object,
+) -> tuple[Mask, Tensor, float]:
+    """Refine with these settings."""
+    given = {"density": density, "prior_weight": prior_weight, "within": within}
+    return refined(losses, weights, ranking, Settings(**settings), **given)
 
 
 class Planted(Quadratic):

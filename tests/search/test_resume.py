@@ -13,6 +13,7 @@ from cones.search.loss import Loss, Losses, flat
 from cones.search.refine import refine
 from cones.search.resume import Keeper, owned
 from cones.search.score import score_accelerated, score_sampled
+from cones.search.settings import Settings
 from toy_model import K, TwoLayers, V
 
 STEPS = 9
@@ -20,8 +21,9 @@ STEPS = 9
 
 def run_refine(losses: Losses, weights: dict, **options: object) -> dict:
     start = torch.zeros_like(flat(weights))
-    options |= {"rate": 0.1, "drift": 0.05}
-    mask, scores, lam = refine(losses, weights, start, density=0.2, steps=STEPS, **options)
+    options |= {"density": 0.2, "prior_weight": 0.1}
+    settings = Settings(steps=STEPS, rate=0.1, drift=0.05)
+    mask, scores, lam = refine(losses, weights, start, settings, **options)
     positions = {f"{n} positions": index for n, index in mask.indices.items()}
     return {"scores": scores, **positions, "lambda": torch.tensor(lam)}
 

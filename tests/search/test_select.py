@@ -7,7 +7,7 @@ from torch import Tensor
 from cones.errors import MaskError
 from cones.mask import Mask
 from cones.search.loss import flat, split
-from cones.search.select import eligible, highest, nested, only, top
+from cones.search.select import eligible, highest, nested, top
 from toy_model import drawn
 
 SHAPES = {"b.to_v": (5, 4), "a.to_k": (3, 6)}
@@ -34,8 +34,8 @@ def held(mask: Mask) -> set:
 
 
 def best(score: dict[str, Tensor], count: int, allowed: dict | None = None) -> Mask:
-    values = flat(score) if allowed is None else only(flat(score), flat(allowed))
-    return Mask.where(split(highest(values, count), score))
+    hits = highest(flat(score), count, None if allowed is None else flat(allowed))
+    return Mask.where(split(hits, score))
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -7,7 +7,7 @@ place of its own, so nothing has to be undone after a search; all else is held c
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -25,6 +25,7 @@ from cones.models.protocol import Condition, Latents, Model, Part, Pipeline, Tim
 from cones.models.words import encoders
 
 _SNAPSHOT = re.compile(r"models--([^/]+)--([^/]+)/snapshots/[^/]+$")
+_RECOMPUTE = "_gradient_checkpointing_func"  # diffusers' name
 _SMALL = 1024  # cells of a picture up to which plain attention is faster on a CPU
 
 
@@ -71,7 +72,10 @@ class UNetModel:
     def encode(self, pixels: Float[Tensor, "n 3 h w"]) -> Latents:
         """Encode pictures in [0, 1] as scaled latents in float32, one picture at a time."""
         vae = self.pipeline.vae
-        with _precise(vae):
+        with ExitStack() as stack:
+            if vae.config.get("force_upcast") and vae.dtype == torch.float16:  # it overflows
+                stack.callback(vae.to, vae.dtype)
+                vae.to(torch.float32)
             found = [_mean(vae, picture) for picture in pixels.mul(2).sub(1).split(1)]
         return torch.cat(found).to(_home(self.module))
 
@@ -139,8 +143,7 @@ class UNetModel:
             parameters[live[name]] = value.to(parameters[live[name]])
         added = {name: value.to(home, module.dtype) for name, value in condition.items()}
         states = added.pop("encoder_hidden_states")
-        times = self.schedule.told(timesteps.to(home))
-        inputs = (noised.to(home, module.dtype), times, states)
+        inputs = (noised.to(home, module.dtype), timesteps.to(home), states)
         options = {"added_cond_kwargs": added or None, "return_dict": False}
         with _recomputing(module, parameters):
             predicted = functional_call(module, parameters, inputs, options)[0]
@@ -150,14 +153,12 @@ class UNetModel:
     def without_encoders(self) -> Iterator[None]:
         """Move the VAE and the text encoders to the CPU while the context is open."""
         parts = [self.pipeline.vae, *(encoder for _, encoder in encoders(self.pipeline).values())]
-        homes = [(part, part.device) for part in parts if not hasattr(part, "_hf_hook")]
-        try:
-            for part, _ in homes:
-                part.to("cpu")
+        with ExitStack() as stack:
+            for part in parts:
+                if not hasattr(part, "_hf_hook"):
+                    stack.callback(part.to, part.device)
+                    part.to("cpu")
             yield
-        finally:
-            for part, home in homes:
-                part.to(home)
 
 
 def precision_of(model: Model, asked: str) -> str:
@@ -173,16 +174,16 @@ def precision_of(model: Model, asked: str) -> str:
 def computing(model: Model, precision: str) -> Iterator[None]:
     """Let the network multiply in bfloat16 meanwhile, or as the ``pipeline`` does.
 
-    Weights, gradients and sums stay as they are: this is autocast. On a CPU it takes three
-    quarters of the time, on the same machine to the same bits.
+    Weights, gradients and sums stay as they are: this is autocast. On a CPU that has it a search
+    takes 18 % less time, on the same machine to the same bits.
     """
+    if precision != "bfloat16":
+        yield
+        return
     device = _home(model.module).type
-    plain = device == "cpu" and math.prod(model.latent_shape[1:]) <= _SMALL
-    with ExitStack() as stack:
-        if precision == "bfloat16":
-            stack.enter_context(torch.autocast(device, torch.bfloat16, cache_enabled=False))
-            if plain:
-                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+    small = device == "cpu" and math.prod(model.latent_shape[1:]) <= _SMALL
+    attention = sdpa_kernel(SDPBackend.MATH) if small else nullcontext()
+    with attention, torch.autocast(device, torch.bfloat16, cache_enabled=False):
         yield
 
 
@@ -243,27 +244,11 @@ def _recomputing(module: nn.Module, parameters: Mapping[str, Tensor]) -> Iterato
 
     all_parts: list[Part] = list(module.modules())
     parts = [part for part in all_parts if getattr(part, "gradient_checkpointing", False)]
-    before = [part._gradient_checkpointing_func for part in parts]
-    try:
+    with ExitStack() as stack:
         for part in parts:
-            part._gradient_checkpointing_func = checkpointed
+            stack.callback(setattr, part, _RECOMPUTE, getattr(part, _RECOMPUTE))
+            setattr(part, _RECOMPUTE, checkpointed)
         yield
-    finally:
-        for part, function in zip(parts, before, strict=True):
-            part._gradient_checkpointing_func = function
-
-
-@contextmanager
-def _precise(vae: Part) -> Iterator[None]:
-    """Hold a VAE that overflows in half precision in single precision meanwhile."""
-    wide = vae.config.get("force_upcast") and vae.dtype == torch.float16
-    if wide:
-        vae.to(torch.float32)
-    try:
-        yield
-    finally:
-        if wide:
-            vae.to(torch.float16)
 
 
 def _mean(vae: Part, picture: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 c y x"]:

@@ -20,8 +20,10 @@ from cones.mask import Mask
 from cones.models.protocol import Model
 from cones.search.loss import Against, Examples, Weights, draw, errors
 from cones.search.resume import Progress, silent
+from cones.search.settings import Settings
 
 GAINED, FAILED, UNAVAILABLE = "gained", "not gained", "unavailable"
+AT_ONCE = 32  # samples in the network, unless the settings say
 
 
 def t_interval(values: Sequence[float] | Float[Tensor, " n"]) -> dict[str, float | int]:
@@ -43,52 +45,44 @@ def t_interval(values: Sequence[float] | Float[Tensor, " n"]) -> dict[str, float
 class Evidence:
     """What a certificate looks at."""
 
-    seen: Examples  # photos of the search
-    kept: Examples | None  # the photo that was kept out, if there are enough
+    subject: Examples  # the photo that was kept out of the search, or else those of the search
+    kept: bool  # whether one was
     others: Examples  # other individuals of the noun, called by the subject's prompt
     noun: Examples  # the same, called by the plain noun
     unrelated: Examples
 
-    @property
-    def photos(self) -> Examples:
-        """The photo that was kept out, or else those of the search."""
-        return self.seen if self.kept is None else self.kept
 
-
-@dataclass(frozen=True)
-class Ruler:
-    """Measures a network with other weights on paired draws, all of one seed."""
-
-    model: Model
-    draws: int  # samples behind every figure
-    seed: int
-    micro_batch: int | None = None  # samples in the network at once; None: 32
-
-    @torch.no_grad()
-    def errors(
-        self,
-        pairs: Examples,
-        changed: Sequence[Weights],
-        *,
-        purpose: str,
-        against: Against = "data",
-    ) -> list[Float[Tensor, " n"]]:
-        """Measure the squared error with each of some weights, draw by draw."""
-        size = self.micro_batch or 32
-        options = {"purpose": purpose, "seed": self.seed, "against": against, "micro_batch": size}
-        parts = list(draw(self.model, pairs, self.draws, **options).parts(size))
-        found = [[errors(self.model, each, part).cpu() for part in parts] for each in changed]
-        return [torch.cat(each) for each in found]
+@torch.no_grad()
+def paired(
+    model: Model,
+    settings: Settings,
+    pairs: Examples,
+    changed: Sequence[Weights],
+    *,
+    purpose: str,
+    against: Against = "data",
+) -> list[Float[Tensor, " n"]]:
+    """Measure the squared error with each of some weights on the same draws, draw by draw."""
+    size = settings.micro_batch or AT_ONCE
+    how = {"purpose": purpose, "seed": settings.seed, "against": against, "micro_batch": size}
+    parts = list(draw(model, pairs, settings.draws, **how).parts(size))
+    found = [[errors(model, each, part).cpu() for part in parts] for each in changed]
+    return [torch.cat(each) for each in found]
 
 
 def shut_in(weights: Weights, mask: Mask) -> dict[str, Tensor]:
     """Give a copy of the weights with the neurons shut (``M * theta``)."""
-    hits = mask.hits()
-    return {n: w.masked_fill(hits[n].to(w.device), 0) for n, w in weights.items()}
+    hits = {n: hit.to(weights[n].device) for n, hit in mask.hits().items()}
+    return {n: weights[n].masked_fill(hit, 0) for n, hit in hits.items()}
 
 
 def certify(
-    ruler: Ruler, weights: Weights, mask: Mask, evidence: Evidence, *, progress: Progress = silent
+    model: Model,
+    settings: Settings,
+    mask: Mask,
+    evidence: Evidence,
+    *,
+    progress: Progress = silent,
 ) -> dict[str, object]:
     """Measure what shutting does, on draws that neither search nor choice has seen.
 
@@ -98,34 +92,35 @@ def certify(
     Returns:
         ``verdict``: ``"gained"`` if the intervals of ``subject`` and of its ``lead`` over
         ``others`` lie above 0, else ``"not gained"``; ``"unavailable"`` if they do but no photo
-        was kept out. ``photos`` says which were measured. ``subject``, ``others``, ``lead``,
-        ``random`` (as many neurons of every layer), ``drift_noun`` and ``drift_unrelated`` are
-        each a :func:`t_interval`.
+        was kept out. ``photos`` says which were measured. The rest are :func:`t_interval`;
+        ``random`` is that of as many neurons of every layer.
     """
-    random = mask.random_like(torch.Generator().manual_seed(ruler.seed))
-    shut, control = shut_in(weights, mask), shut_in(weights, random)
-    errors, told = partial(ruler.errors, purpose="report"), partial(progress, "certificate")
-    before, after, chance = errors(evidence.photos, [{}, shut, control])
-    told(1, 4, "subject")
-    bare, others = errors(evidence.others, [{}, shut])
-    told(2, 4, "others")
-    (noun,) = errors(evidence.noun, [shut], against="untouched")
-    told(3, 4, "noun")
-    (unrelated,) = errors(evidence.unrelated, [shut], against="untouched")
-    told(4, 4, "unrelated")
+    random = mask.random_like(torch.Generator().manual_seed(settings.seed))
+    shut, control = (shut_in(model.weights(), each) for each in (mask, random))
+
+    def measure(done: int, what: str, *changed: Weights, against: Against = "data") -> list:
+        pairs = getattr(evidence, what)
+        found = paired(model, settings, pairs, changed, purpose="report", against=against)
+        progress("certificate", done, 4, what)
+        return found
+
+    before, after, chance = measure(1, "subject", {}, shut, control)
+    bare, others = measure(2, "others", {}, shut)
+    (noun,) = measure(3, "noun", shut, against="untouched")
+    (unrelated,) = measure(4, "unrelated", shut, against="untouched")
     measured = {"subject": before - after, "others": bare - others, "random": before - chance}
     measured["lead"] = measured["subject"] - measured["others"]
     measured |= {"drift_noun": noun, "drift_unrelated": unrelated}
     found = {name: t_interval(each) for name, each in measured.items()}
     passed = min(found["subject"]["low"], found["lead"]["low"]) > 0
-    seen = evidence.kept is None
-    verdict = (UNAVAILABLE if seen else GAINED) if passed else FAILED
-    return {"verdict": verdict, "photos": "of the search" if seen else "kept out", **found}
+    verdict = (GAINED if evidence.kept else UNAVAILABLE) if passed else FAILED
+    photos = "kept out" if evidence.kept else "of the search"
+    return {"verdict": verdict, "photos": photos, **found}
 
 
 def choose(
-    ruler: Ruler,
-    weights: Weights,
+    model: Model,
+    settings: Settings,
     masks: Sequence[Mask],
     evidence: Sequence[Evidence],
     *,
@@ -139,12 +134,13 @@ def choose(
         The sparsest that lags the best by at most one standard error over paired draws; and for
         each mask its density, gain, drift and ``value``, the gain less lambda times the drift.
     """
-    changed = [shut_in(weights, mask) for mask in masks]
+    changed = [shut_in(model.weights(), mask) for mask in masks]
+    measure = partial(paired, model, settings, purpose="choice")
     gain, drift = torch.zeros(()), torch.zeros(())
     for each in evidence:
-        before, *after = ruler.errors(each.photos, [{}, *changed], purpose="choice")
+        before, *after = measure(each.subject, [{}, *changed])
         gain = gain + before - torch.stack(after)
-        moved = ruler.errors(each.noun, changed, purpose="choice", against="untouched")
+        moved = measure(each.noun, changed, against="untouched")
         drift = drift + torch.stack(moved)
     value = gain - prior_weight * drift
     means = {"gain": gain.mean(1), "drift": drift.mean(1), "value": value.mean(1)}

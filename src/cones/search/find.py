@@ -6,15 +6,15 @@ the result on what the search never saw. The pipeline is as before afterwards, b
 """
 
 import hashlib
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from cones.concept import Concept, Word
@@ -26,8 +26,9 @@ from cones.models.protocol import Model, Pipeline
 from cones.models.sampling import sample
 from cones.models.unet import computing, precision_of
 from cones.models.words import choose_start, spoken, vectors
-from cones.search.certify import FAILED, GAINED, UNAVAILABLE, Evidence, Ruler, certify, choose
-from cones.search.loss import Examples, ImplantingLoss, JointLoss, Weights, examples
+from cones.search.certify import FAILED, GAINED, UNAVAILABLE, Evidence, certify, choose
+from cones.search.loss import Examples, ImplantingLoss, examples
+from cones.search.memory import fitted
 from cones.search.prior import pictures, prior_prompts, unseen_prompts
 from cones.search.resume import Keeper, Progress, owned, silent
 from cones.search.rules import Found, candidates
@@ -79,8 +80,8 @@ def find(
         raise SubjectError("found photos without a noun; expected what they show; pass noun='cat'")
     model = model_for(pipeline)
     if not isinstance(photos, Subject):
-        size = model.size
-        photos = Subject.from_folder(photos, noun=str(noun), identifier=identifier, size=size)
+        named = {"noun": str(noun), "identifier": identifier}
+        photos = Subject.from_folder(photos, size=model.size, **named)
     return _Search(model, settings, work, progress or silent).run([photos], [others])
 
 
@@ -131,25 +132,31 @@ class _Search:
 
     def run(self, subjects: Sequence[Subject], others: Sequence[Source | None]) -> Concept:
         """Draw, give words, encode, search, and put the concept together."""
-        started, model = time.monotonic(), self.model
-        base = Fingerprint.of(model.weights("both"), model.name)
+        started, model, given = time.monotonic(), self.model, self.settings
+        if model.module.dtype == torch.float16:
+            raise SearchError(
+                "found a model in float16, where most gradients of a search become 0; expected "
+                "bfloat16 or float32; load it with dtype='bfloat16'"
+            )
+        base = Fingerprint.of(model.weights(), model.name)
         drawn = [self._drawn(base, *each) for each in zip(subjects, others, strict=True)]
         words = [self._word(subject) for subject in subjects]
         with spoken(model.pipeline, {word.identifier: word.embeddings for word in words}):
             cases = [self._case(*each) for each in zip(subjects, drawn, strict=True)]
-        weights = model.weights(self.settings.scope)
-        precision = precision_of(model, self.settings.precision)
-        record: dict[str, object] = {**self.settings.recorded(), "precision": precision}
-        if self.within is not None:
-            record["within"] = self.within.mask.digest
-        with model.without_encoders(), self._keeper([base.weights, record], cases) as keeper:
-            losses, evidence = zip(*cases, strict=True)
-            loss = losses[0] if len(losses) == 1 else JointLoss(losses)
-            within = self.within and self.within.mask
-            with computing(model, precision):
-                found = candidates(loss, weights, self.settings, within=within, keeper=keeper)
-            shown = dict(zip([each.identifier for each in subjects], evidence, strict=True))
-            levels, certificate = self._certified(found, weights, shown)
+        within = self.within and self.within.mask
+        record = {**given.recorded(), "precision": precision_of(model, given.precision)}
+        record |= {} if within is None else {"within": within.digest}
+        shown = {each.identifier: case[1] for each, case in zip(subjects, cases, strict=True)}
+        with (
+            model.without_encoders(),
+            self._keeper([base.weights, record], cases) as keeper,
+            fitted(model, given, cases[0][0].subject, self.progress) as settings,
+        ):
+            losses = [replace(loss, micro_batch=settings.micro_batch) for loss, _ in cases]
+            limits = {"within": within, "keeper": keeper}
+            with computing(model, str(record["precision"])):
+                found = candidates(losses, model.weights(given.scope), settings, **limits)
+            levels, certificate = self._certified(found, settings, shown)
             keeper.forget()
         certificate["seconds"] = round(time.monotonic() - started, 1)
         return Concept(levels, tuple(words), base, record, certificate)
@@ -167,7 +174,7 @@ class _Search:
             said = prior_prompts(noun, given.prior_count, plain=given.prior == "drawn")
         said += unseen_prompts(noun, CONTROLS)
         how = {"num_inference_steps": given.prior_steps, "guidance_scale": given.prior_guidance}
-        key = _digest([base.weights, how, size])
+        key = _digest(base.weights, how, size)
         found = pictures(
             partial(sample, self.model.pipeline, **how),
             said + [with_article(noun)] * (0 if others else CONTROLS),
@@ -193,75 +200,66 @@ class _Search:
     def _case(self, subject: Subject, drawn: tuple[list[str], Tensor, Tensor]) -> Case:
         """Encode what is searched on, and what is measured on."""
         (said, pixels, others), given, n = drawn, self.settings, len(subject)
-        cut, encode = len(said) - CONTROLS, partial(examples, self.model)
+        cut, encode, kept = len(said) - CONTROLS, partial(examples, self.model), n >= KEEP_FROM
 
         def photos(rows: slice) -> Examples:
             masks = None if subject.masks is None else subject.masks[rows]
             return encode(subject.pixels[rows], subject.prompt, masks=masks, flip=given.flip)
 
-        keep = n >= KEEP_FROM
         loss = ImplantingLoss(
             self.model,
-            photos(slice(n - keep)),
+            photos(slice(n - kept)),
             encode(pixels[:cut], said[:cut]) if cut else None,
             against="data" if given.prior == "drawn" else "untouched",
             batch=given.batch,
             prior_batch=given.prior_batch if cut else None,
-            micro_batch=given.micro_batch,
             weighting=given.weighting,
         )
         evidence = Evidence(
-            loss.subject,
-            photos(slice(n - 1, n)) if keep else None,
+            photos(slice(n - 1, n)) if kept else loss.subject,
+            kept,
             encode(others, subject.prompt),
             encode(others, with_article(subject.noun)),
             encode(pixels[cut:], said[cut:]),
         )
         return loss, evidence
 
-    @contextmanager
-    def _keeper(self, parts: list[object], cases: Sequence[Case]) -> Iterator[Keeper]:
+    def _keeper(
+        self, parts: Sequence[object], cases: Sequence[Case]
+    ) -> AbstractContextManager[Keeper]:
         """Keep the search in a folder named by all it depends on: only the same one goes on."""
         if not self.work:
-            yield Keeper(None, self.progress)
-            return
-        for pairs in [pairs for loss, _ in cases for pairs in (loss.subject, loss.prior)]:
-            parts += [pairs and (pairs.latents, pairs.masks, sorted(pairs.condition.items()))]
-        folder = Path(self.work) / "search" / _digest(parts)
-        with owned(folder):
-            self.progress("search", 0, 1, f"kept in {folder}")
-            yield Keeper(folder, self.progress)
+            return nullcontext(Keeper(None, self.progress))
+        encoded = [pairs for loss, _ in cases for pairs in (loss.subject, loss.prior) if pairs]
+        tensors = [each for p in encoded for each in (p.latents, p.masks, *p.condition.values())]
+        folder = Path(self.work) / "search" / _digest(*parts, *tensors)
+        self.progress("search", 0, 1, f"kept in {folder}")
+        return owned(folder, self.progress)
 
     def _certified(
-        self, found: Sequence[Found], weights: Weights, shown: Mapping[str, Evidence]
+        self, found: Sequence[Found], settings: Settings, shown: Mapping[str, Evidence]
     ) -> tuple[tuple[Mask, ...], dict[str, object]]:
         """Choose among what was found, certify it, and cut its levels."""
-        given, extra = self.settings, dict[str, object]()
-        ruler = Ruler(self.model, given.draws, given.seed, given.micro_batch)
-        mask, score, lam = found[-1]
+        best, extra, model = 0, dict[str, object](), self.model
         if len(found) > 1:
-            masks, evidence = [each[0] for each in found], list(shown.values())
-            best, extra["line_search"] = choose(ruler, weights, masks, evidence, prior_weight=lam)
-            mask, score, lam = found[best]
-        if given.prior != "none":
+            masks, lam = [mask for mask, _, _ in found], found[-1][2]
+            chosen = choose(model, settings, masks, [*shown.values()], prior_weight=lam)
+            best, extra["line_search"] = chosen
+        mask, score, lam = found[best]
+        if settings.prior != "none":
             extra["prior_weight"] = lam
-        each = {
-            name: certify(ruler, weights, mask, evidence, progress=self.progress)
-            for name, evidence in shown.items()
-        }
+        measure = partial(certify, model, settings, mask, progress=self.progress)
+        each = {name: measure(evidence) for name, evidence in shown.items()}
         verdicts = [certificate["verdict"] for certificate in each.values()]
         worst = next((v for v in (FAILED, UNAVAILABLE) if v in verdicts), GAINED)
         certificate = each if len(each) > 1 else next(iter(each.values()))
         return nested(score, mask, LEVELS), {**certificate, "verdict": worst, **extra}
 
 
-def _digest(parts: Sequence[object]) -> str:
-    """Digest values and tensors, whatever the order of dictionaries."""
-
-    def plain(value: object) -> object:
-        if not isinstance(value, Tensor):
-            return str(value)
-        return hashlib.sha256(value.detach().float().cpu().numpy().tobytes()).hexdigest()
-
-    text = json.dumps(parts, sort_keys=True, default=plain)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _digest(*parts: object) -> str:
+    """Digest values and tensors."""
+    sha = hashlib.sha256()
+    for part in parts:
+        tensor = isinstance(part, Tensor)
+        sha.update(part.detach().float().cpu().numpy().tobytes() if tensor else str(part).encode())
+    return sha.hexdigest()[:16]

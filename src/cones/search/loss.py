@@ -82,11 +82,11 @@ class Draw:
     def parts(self, size: int | None) -> Iterator["Draw"]:
         """Cut the samples into pieces of at most ``size``."""
         size = size or len(self.timesteps)
-        tensors = (self.noised, self.timesteps, self.target, self.weight)
-        cut = zip(*(each.split(size) for each in tensors), strict=True)
-        for k, (noised, timesteps, target, weight) in enumerate(cut):
-            condition = {n: each.split(size)[k] for n, each in self.condition.items()}
-            yield Draw(noised, timesteps, target, weight, condition)
+        for start in range(0, len(self.timesteps), size):
+            at = slice(start, start + size)
+            condition = {name: each[at] for name, each in self.condition.items()}
+            now = self.noised[at], self.timesteps[at], self.target[at], self.weight[at]
+            yield Draw(*now, condition)
 
 
 def draw(
@@ -107,8 +107,7 @@ def draw(
     without gradient; ``"data"`` takes what Eq. 1 asks for. Equal purpose, seed, step and count
     give equal noise and timesteps whatever the pictures, on every device.
     """
-    digest = hashlib.sha256(f"{purpose}/{seed}/{step}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    generator = torch.Generator().manual_seed(seed_of(purpose, seed, step))
     home, rounds = pairs.latents.device, range(-(-count // len(pairs)))
     timesteps = model.timesteps(count, generator).to(home)
     noise = torch.randn(count, *pairs.latents.shape[1:], generator=generator).to(pairs.latents)
@@ -131,16 +130,19 @@ def draw(
     return replace(drawn, target=target)
 
 
+def seed_of(*names: object) -> int:
+    """Give a seed that depends on names alone."""
+    digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
 def predicted(model: Model, weights: Weights, drawn: Draw) -> Float[Tensor, "n c y x"]:
     """Ask the network, with ``weights`` in the place of its own."""
     return model.predict(weights, drawn.noised, drawn.timesteps, drawn.condition).float()
 
 
 def errors(model: Model, weights: Weights, drawn: Draw) -> Float[Tensor, " n"]:
-    """Measure the weighted squared error of every sample (Eq. 1), mean over its entries.
-
-    The error is that of what the network predicts: noise, velocity, picture or flow.
-    """
+    """Measure the weighted squared error of every sample (Eq. 1), mean over its entries."""
     error = predicted(model, weights, drawn) - drawn.target
     return (drawn.weight * error.square()).flatten(1).mean(1)  # Eq. 1
 
@@ -181,19 +183,16 @@ class ImplantingLoss:
         return loss
 
 
-@dataclass(frozen=True, eq=False)
-class JointLoss:
+def together(losses: Sequence[ImplantingLoss], *, purpose: str, seed: int) -> Losses:
     """Add the losses of several subjects, each on draws of its own (Sec. 3.3)."""
+    purposes = [f"{purpose} {k}" for k in range(len(losses))] if len(losses) > 1 else [purpose]
+    named = list(zip(losses, purposes, strict=True))
 
-    losses: tuple[ImplantingLoss, ...]
-
-    def at(self, step: int, *, purpose: str, seed: int) -> Loss:
-        """Draw the samples of ``step`` and give their loss as a function of the weights."""
-        drawn = [
-            each.at(step, purpose=f"{purpose} {k}", seed=seed)
-            for k, each in enumerate(self.losses)
-        ]
+    def at(step: int) -> Loss:
+        drawn = [loss.at(step, purpose=each, seed=seed) for loss, each in named]
         return lambda weights: chain.from_iterable(loss(weights) for loss in drawn)
+
+    return at
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +233,7 @@ def differentiate(loss: Loss, point: Weights, *, prior_weight: float, step: int)
     if not total.isfinite():  # a single inf or nan makes it inf or nan
         raise SearchError(
             f"the loss or its gradient at step {step} is not finite; expected finite numbers; "
-            "use bfloat16 or float32 instead of float16, lower the rate, or check the photos"
+            "lower the rate, or check the photos"
         )
     return Gradient(float(sums[0]), float(sums[1]), of)
 

@@ -4,7 +4,6 @@ They are kept as PNGs under names that say all they depend on, so that a second 
 interrupted one finds them again. How to draw is handed in; nothing here knows a pipeline.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from cones.files import replace_when_done
+from cones.search.loss import seed_of
 from cones.search.resume import Progress, silent
 from cones.subject import read_pixels, with_article
 
@@ -23,8 +23,6 @@ SCENES = ("{}", "{} in a street", "{} in a meadow", "{} in a lobby", "{} on a pl
 OTHERS = ("dog", "chair", "flower", "car", "woman", "barrel", "lamp", "cat")
 UNSEEN = ("teapot", "hat", "rabbit", "ball", "cup", "apple")  # for certificates alone
 _BATCH = 8
-
-
 Sample: TypeAlias = Callable[..., Sequence[Image.Image]]  # (prompts, seeds=) -> pictures
 
 
@@ -34,14 +32,10 @@ def prior_prompts(noun: str, count: int, *, plain: bool = False) -> list[str]:
     Half is the noun, alone and in scenes, and half is other things, so that the model stays as it
     is there too. With ``plain`` all is the noun alone, as in the paper (Eq. 3).
     """
-    scenes = ("{}",) if plain else SCENES
-    others = [with_article(each) for each in OTHERS if each != noun]
-    return [
-        others[k // 2 % len(others)]
-        if k % 2 and not plain
-        else scenes[k // 2 % len(scenes)].format(with_article(noun))
-        for k in range(count)
-    ]
+    scenes = [scene.format(with_article(noun)) for scene in SCENES[: 1 if plain else None]]
+    others = scenes if plain else [with_article(each) for each in OTHERS if each != noun]
+    halves = [[half[k % len(half)] for k in range(count)] for half in (scenes, others)]
+    return [each for pair in zip(*halves, strict=True) for each in pair][:count]
 
 
 def unseen_prompts(noun: str, count: int) -> list[str]:
@@ -68,8 +62,7 @@ def pictures(
     seeds = []
     for prompt in prompts:
         count[prompt] += 1
-        digest = hashlib.sha256(f"{prompt}/{seed}/{count[prompt]}".encode()).digest()
-        seeds.append(int.from_bytes(digest[:8], "big") >> 1)
+        seeds.append(seed_of(prompt, seed, count[prompt]))
     paths = [folder / f"{each:016x}.png" for each in seeds] if folder else []
     found: dict[int, Path | Image.Image] = {k: p for k, p in enumerate(paths) if p.exists()}
     missing = [k for k in range(len(prompts)) if k not in found]

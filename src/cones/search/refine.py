@@ -7,7 +7,6 @@ certificate to say.
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,52 +14,55 @@ from torch import Tensor
 
 from cones.errors import SearchError
 from cones.mask import Mask
-from cones.search.loss import Gradient, Losses, Weights, differentiate, flat, split, wide
-from cones.search.resume import Keeper, Slots
-from cones.search.score import climb, climbing
-from cones.search.select import eligible, highest, only
+from cones.search.loss import Losses, Weights, flat, split, wide
+from cones.search.resume import ALONE, Keeper
+from cones.search.score import ascend, steering
+from cones.search.select import eligible, highest
+from cones.search.settings import Settings
 
 SPAN = 2.0  # scores further from the border, in typical distances, start here
 SAFE = 0.0132  # above this density the number of neurons grows over the first half of the steps
 QUICK, SLOW = 3.0, 0.03  # powers of drift over its aim: lambda answers by one, moves by the other
+LEAST = 1e-3  # of lambda where it is steered
 
 
 def refine(
     losses: Losses,
     weights: Weights,
     ranking: Float[Tensor, " n"],
+    settings: Settings,
     *,
     density: float,
-    steps: int,
-    rate: float,
-    prior_weight: float = 0.1,
-    drift: float | None = None,
-    guard: float | None = None,
+    prior_weight: float,
     within: Mask | None = None,
-    keeper: Keeper | None = None,
-    stage: str = "refine",
+    keeper: Keeper = ALONE,
 ) -> tuple[Mask, Float[Tensor, " n"], float]:
     """Exchange neurons at fixed density by straight-through gradients under Adam.
 
-    Starts from the best of ``ranking``. A score moves by about ``rate`` a step; the border is at
-    0, and a typical weight starts at -1. With ``drift``, lambda starts at ``prior_weight`` and is
-    steered so that the prior's half of the loss ends there.
+    Starts from the best of ``ranking``. With a drift in the settings, lambda starts at
+    ``prior_weight`` and is steered so that the prior's half of the loss ends there.
 
     Returns:
         The mask, the scores that rank its neurons, and the last lambda.
-
-    Raises:
-        SearchError: Nothing may be shut, or a loss or gradient is not finite.
     """
-    allowed, lam = eligible(weights, guard=guard, within=within), _Lambda(prior_weight, drift)
-    counts = _counts(allowed, density)
-    ours = _Exchange(losses, weights, flat(weights), *counts, steps, rate, lam)
-    start = climbing(_latent(wide(ranking), allowed, ours.first)) | lam.start()
-    run, given = (keeper or Keeper()).run, {"search": start}
-    slots = run(stage, steps, start=lambda: given, measure=ours.measure, absorb=ours.absorb)
-    scores = slots["search"]["score"]
-    mask = Mask.where(split(highest(scores, ours.last), weights))
-    return mask, scores, lam.now(slots["search"])
+    steps, aim, theta = settings.steps, settings.drift, flat(weights)
+    allowed = eligible(weights, guard=settings.guard, within=within)
+    first, last = _counts(allowed, density)
+    lam = steering(prior_weight) if aim is None else steering(max(prior_weight, LEAST), aim)
+
+    def gate(score: Float[Tensor, " n"], step: int) -> Float[Tensor, " n"]:
+        count = round(first + (last - first) * min(1.0, 2 * step / steps))
+        return theta.masked_fill(highest(score, count), 0)
+
+    def steer(state: dict[str, Tensor], drift: float, step: int) -> None:
+        if aim is not None:
+            _answer(state, drift, aim, growing=first < last and 2 * step <= steps)
+
+    start = {"score": _latent(wide(ranking), allowed, first)} | lam
+    how = {"stage": f"refine {density:.2%}", "steps": steps, "rate": settings.rate}
+    state = ascend(losses, weights, start, gate, steer=steer, keeper=keeper, **how)
+    mask = Mask.where(split(highest(state["score"], last), weights))
+    return mask, state["score"], float(state["lambda"])
 
 
 def _counts(allowed: Bool[Tensor, " n"], density: float) -> tuple[int, int]:
@@ -74,65 +76,19 @@ def _counts(allowed: Bool[Tensor, " n"], density: float) -> tuple[int, int]:
     return max(1, min(round(SAFE * len(allowed)), last)), last
 
 
-@dataclass(frozen=True, eq=False)
-class _Exchange:
-    """The steps of a refinement."""
-
-    losses: Losses
-    weights: Weights
-    theta: Float[Tensor, " n"]
-    first: int
-    last: int
-    steps: int
-    rate: float
-    lam: "_Lambda"
-
-    def measure(self, slots: Slots, step: int) -> Gradient:
-        state, share = slots["search"], min(1.0, 2 * step / self.steps)
-        grown = round(self.first + (self.last - self.first) * share)
-        gamma = self.theta.masked_fill(highest(state["score"], grown), 0)
-        point, lam = split(gamma, self.weights), self.lam.now(state)
-        return differentiate(self.losses(step), point, prior_weight=lam, step=step)
-
-    def absorb(self, slots: Slots, step: int, found: Gradient) -> None:
-        ascent = self.theta * flat(found.of)  # Eq. 8 at gamma: -dL/dshut, straight through
-        climb(slots["search"], ascent, step=step, rate=self.rate)
-        growing = self.first < self.last and 2 * step <= self.steps
-        self.lam.follow(slots["search"], found.prior, growing=growing)
-
-
-@dataclass(frozen=True)
-class _Lambda:
-    """Lambda of Eq. 4: fixed, or answering to how far the drift is from its aim."""
-
-    given: float
-    aim: float | None
-
-    def start(self) -> dict[str, Tensor]:
-        base = self.given if self.aim is None else max(self.given, 1e-3)
-        state = torch.tensor([base, self.aim or 0.0], dtype=torch.float64)
-        return {"base": state[0], "drift": state[1]}
-
-    def now(self, state: dict[str, Tensor]) -> float:
-        return float(state["base"]) * self._excess(state) ** QUICK
-
-    def follow(self, state: dict[str, Tensor], drift: float, *, growing: bool) -> None:
-        """Take in a drift; while the mask still grows, a small one is no reason to let go."""
-        if self.aim is not None:
-            state["drift"].lerp_(torch.tensor(drift, dtype=torch.float64), 0.1)
-            if self._excess(state) > 1 or not growing:
-                state["base"].mul_(self._excess(state) ** SLOW)
-
-    def _excess(self, state: dict[str, Tensor]) -> float:
-        if self.aim is None:
-            return 1.0
-        return min(math.e, max(1 / math.e, float(state["drift"]) / self.aim))
+def _answer(state: dict[str, Tensor], drift: float, aim: float, *, growing: bool) -> None:
+    """Move lambda by a drift; while the mask still grows, a small one is no reason to let go."""
+    state["drift"].lerp_(torch.tensor(drift, dtype=torch.float64), 0.1)
+    excess = min(math.e, max(1 / math.e, float(state["drift"]) / aim))
+    if excess > 1 or not growing:
+        state["base"].mul_(excess**SLOW)
+    state["lambda"].copy_(state["base"] * excess**QUICK)
 
 
 def _latent(
     score: Float[Tensor, " n"], allowed: Bool[Tensor, " n"], count: int
 ) -> Float[Tensor, " n"]:
-    """Put the border of the best ``count`` at 0, and scores at a mean distance of 1 from it."""
-    above = score - score[highest(only(score, allowed), count)].min()
+    """Put the border of the best ``count`` at 0, and a typical weight at -1."""
+    above = score - score[highest(score, count, allowed)].min()
     scale = above[allowed].abs().mean().clamp(min=1e-30)
-    return only(above.div_(scale).clamp_(-SPAN, SPAN), allowed)
+    return above.div_(scale).clamp_(-SPAN, SPAN).masked_fill(~allowed, -torch.inf)

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from cones.errors import SearchError
 from cones.files import replace_when_done, write_atomic
+from cones.models.protocol import Progress
 
 Slots: TypeAlias = dict[str, dict[str, Tensor]]  # accumulators by role, then by weight
-Progress: TypeAlias = Callable[[str, int, int, str], object]
 Found = TypeVar("Found")
 SAVE_SECONDS = 60.0
 
@@ -56,7 +56,8 @@ class Keeper:
             SearchError: The saved state cannot be read, or the state cannot be saved.
         """
         slots = start()
-        step = begun = self._load(stage, slots)
+        kept = {f"{slot}/{n}": t for slot, named in slots.items() for n, t in named.items()}
+        step = begun = self._load(stage, kept)
         saved, whole = time.monotonic(), True
         try:
             while step < steps:
@@ -65,12 +66,12 @@ class Keeper:
                 absorb(slots, step, found)
                 step, whole = step + 1, True
                 if time.monotonic() - saved > SAVE_SECONDS:
-                    self._save(stage, slots, step)
+                    self._save(stage, kept, step)
                     saved = time.monotonic()
                 self.progress(stage, step, steps, str(found))
         finally:
             if whole and step > begun:
-                self._save(stage, slots, step)
+                self._save(stage, kept, step)
         return slots
 
     def forget(self) -> None:
@@ -78,30 +79,28 @@ class Keeper:
         for path in self.folder.glob("*.safetensors") if self.folder else ():
             path.unlink(missing_ok=True)
 
-    def _save(self, stage: str, slots: Slots, step: int) -> None:
+    def _save(self, stage: str, kept: dict[str, Tensor], step: int) -> None:
         if self.folder is None:
             return
         path = self.folder / f"{stage}.safetensors"
-        tensors = {f"{s}/{n}": t.cpu() for s, named in slots.items() for n, t in named.items()}
         try:
             with replace_when_done(path) as partial:
-                save_file(tensors, partial, {"step": str(step)})
+                save_file({n: t.cpu() for n, t in kept.items()}, partial, {"step": str(step)})
         except (OSError, SafetensorError) as error:
             raise SearchError(
                 f"cannot save the search to {path} ({error}); expected a folder of yours with "
                 "space left; free some and run the same again: what was saved before is kept"
             ) from error
 
-    def _load(self, stage: str, slots: Slots) -> int:
-        """Fill ``slots`` with what was saved, and give its step; 0 if nothing was."""
+    def _load(self, stage: str, kept: dict[str, Tensor]) -> int:
+        """Fill tensors with what was saved, and give its step; 0 if nothing was."""
         path = None if self.folder is None else self.folder / f"{stage}.safetensors"
         if path is None or not path.exists():
             return 0
         try:
             with safe_open(path, "pt") as file:
-                for slot, named in slots.items():
-                    for name, tensor in named.items():
-                        tensor.copy_(file.get_tensor(f"{slot}/{name}"))
+                for name, tensor in kept.items():
+                    tensor.copy_(file.get_tensor(name))
                 return int((file.metadata() or {})["step"])
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:
             raise SearchError(
@@ -110,8 +109,11 @@ class Keeper:
             ) from error
 
 
+ALONE = Keeper()
+
+
 @contextmanager
-def owned(folder: Path) -> Iterator[None]:
+def owned(folder: Path, progress: Progress = silent) -> Iterator[Keeper]:
     """Hold a folder for this process alone, or name the one that has it in a SearchError."""
     folder.mkdir(parents=True, exist_ok=True)
     owner, lock = folder / "owner", FileLock(folder / "lock", timeout=0)
@@ -126,7 +128,7 @@ def owned(folder: Path) -> Iterator[None]:
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         write_atomic(owner, f"{os.getpid()} on {socket.gethostname()} since {since}".encode())
-        yield
+        yield Keeper(folder, progress)
     finally:
         owner.unlink(missing_ok=True)
         lock.release()

@@ -4,6 +4,7 @@
 Algorithm A2, both without a second look at weights that interact.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -12,9 +13,9 @@ from torch import Tensor
 
 from cones.errors import SearchError
 from cones.mask import Mask
-from cones.search.loss import ImplantingLoss, JointLoss, Weights
+from cones.search.loss import ImplantingLoss, Weights, together
 from cones.search.refine import refine
-from cones.search.resume import Keeper
+from cones.search.resume import ALONE, Keeper
 from cones.search.score import score_accelerated, score_sampled
 from cones.search.select import top
 from cones.search.settings import DENSITIES, Settings
@@ -24,25 +25,21 @@ Found: TypeAlias = tuple[Mask, Float[Tensor, " n"], float]
 
 
 def candidates(
-    loss: ImplantingLoss | JointLoss,
+    losses: Sequence[ImplantingLoss],
     weights: Weights,
     settings: Settings,
     *,
     within: Mask | None = None,
-    keeper: Keeper | None = None,
+    keeper: Keeper = ALONE,
 ) -> list[Found]:
     """Run the rule of the settings, for its density or for each of DENSITIES if that is open.
 
     Scoring and every refinement draw samples of their own.
-
-    Raises:
-        SearchError: No weight asks to be shut, or a loss or gradient is not finite.
     """
+    drawn, refining = partial(together, losses, seed=settings.seed), settings.rule == "refine"
     lam = 0.0 if settings.prior == "none" else settings.prior_weight
-    refining = settings.rule == "refine"
-    refining = settings.rule == "refine"
     score = (score_sampled if settings.rule == "sum" else score_accelerated)(
-        partial(loss.at, purpose="search-score", seed=settings.seed),
+        drawn(purpose="search-score"),
         weights,
         steps=settings.score_steps if refining else settings.steps,
         rate=settings.score_rate,
@@ -51,15 +48,12 @@ def candidates(
     )
     found = []
     for density in DENSITIES if settings.density is None else (settings.density,):
-        limits = {"density": density, "guard": settings.guard, "within": within}
         if refining:
-            stage = f"refine {density:.2%}"
-            losses = partial(loss.at, purpose=f"search-{stage}", seed=settings.seed)
-            limits |= {"steps": settings.steps, "rate": settings.rate, "drift": settings.drift}
-            limits |= {"prior_weight": lam, "keeper": keeper, "stage": stage}
-            mask, score, lam = refine(losses, weights, score, **limits)
+            own, limits = drawn(purpose=f"search-refine {density:.2%}"), {"prior_weight": lam}
+            limits |= {"density": density, "within": within, "keeper": keeper}
+            mask, score, lam = refine(own, weights, score, settings, **limits)
         else:
-            mask = top(score, weights, **limits)
+            mask = top(score, weights, density=density, guard=settings.guard, within=within)
         found.append((mask, score, lam))
     if not all(mask for mask, _, _ in found):
         raise SearchError(

@@ -5,12 +5,14 @@ are taken: on the self-adaptive path of Eq. 10 (Algorithm 1), or on a gate ``xi`
 Scores are flat, see :func:`cones.search.loss.flat`. The model is never written to.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cones.search.loss import Gradient, Losses, Weights, differentiate, flat, split, wide
-from cones.search.resume import Keeper, Slots
+from cones.search.resume import ALONE, Keeper, Slots
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's
 
@@ -22,7 +24,7 @@ def score_sampled(
     steps: int,
     rate: float,
     prior_weight: float = 1.0,
-    keeper: Keeper | None = None,
+    keeper: Keeper = ALONE,
 ) -> Float[Tensor, " n"]:
     """Sum ``theta * dL/dtheta`` along the self-adaptive samples (Algorithm 1, Eqs. 9-11).
 
@@ -32,26 +34,22 @@ def score_sampled(
 
     Returns:
         ``M_p`` of every weight, in units of the loss.
-
-    Raises:
-        SearchError: A loss or gradient is not finite, or the state cannot be kept.
     """
     theta = flat(weights)
-    start = {"theta": wide(theta.clone()), "total": torch.zeros_like(wide(theta))}
+    now, total = wide(theta.clone()), torch.zeros_like(wide(theta))
+    start = {"theta": now, "total": total}
 
-    def measure(slots: Slots, step: int) -> Gradient:
-        point = split(slots["search"]["theta"].to(theta.dtype), weights)
+    def measure(_: Slots, step: int) -> Gradient:
+        point = split(now.to(theta.dtype), weights)
         return differentiate(losses(step), point, prior_weight=prior_weight, step=step)
 
-    def absorb(slots: Slots, step: int, found: Gradient) -> None:
-        now, total = slots["search"]["theta"], slots["search"]["total"]
+    def absorb(_: Slots, __: int, found: Gradient) -> None:
         product = now * flat(found.of)
-        total += product  # Eq. 9
+        total.add_(product)  # Eq. 9
         now.addcmul_(product, now, value=-rate)  # Eqs. 10 and 11
 
-    run = (keeper or Keeper()).run
-    slots = run("score", steps, start=lambda: {"search": start}, measure=measure, absorb=absorb)
-    return slots["search"]["total"]
+    keeper.run("score", steps, start=lambda: {"search": start}, measure=measure, absorb=absorb)
+    return total
 
 
 def score_accelerated(
@@ -61,7 +59,7 @@ def score_accelerated(
     steps: int,
     rate: float,
     prior_weight: float = 1.0,
-    keeper: Keeper | None = None,
+    keeper: Keeper = ALONE,
 ) -> Float[Tensor, " n"]:
     """Read ``M_p`` off K steps of Adam on a gate ``xi * theta`` (Algorithm A2, Eqs. A12-A19).
 
@@ -71,33 +69,51 @@ def score_accelerated(
     """
     theta = flat(weights)
     # Steps from xi = 1 are below float32's resolution at the paper's rate: keep 1 - xi.
-    start = climbing(torch.zeros_like(wide(theta)))
-
-    def measure(slots: Slots, step: int) -> Gradient:
-        gamma = ((1 - slots["search"]["score"]) * theta).to(theta.dtype)
-        point = split(gamma, weights)
-        return differentiate(losses(step), point, prior_weight=prior_weight, step=step)
-
-    def absorb(slots: Slots, step: int, found: Gradient) -> None:
-        ascent = theta * flat(found.of)  # Eqs. A12 and A13: dL/dxi
-        climb(slots["search"], ascent, step=step, rate=rate)
-
-    run = (keeper or Keeper()).run
-    slots = run("score", steps, start=lambda: {"search": start}, measure=measure, absorb=absorb)
-    return slots["search"]["score"] / rate  # Eq. A19
+    start = {"score": torch.zeros_like(wide(theta))} | steering(prior_weight)
+    options = {"stage": "score", "steps": steps, "rate": rate, "keeper": keeper}
+    state = ascend(losses, weights, start, lambda score, _: (1 - score) * theta, **options)
+    return state["score"] / rate  # Eq. A19
 
 
-def climbing(score: Float[Tensor, " n"]) -> dict[str, Tensor]:
-    """Give the state of Adam before its first step."""
-    return {"score": score, "first": torch.zeros_like(score), "second": torch.zeros_like(score)}
+def steering(prior_weight: float, drift: float = 0.0) -> dict[str, Tensor]:
+    """Give the state of lambda before the first step: what it is, and what it answers to."""
+    numbers = {"lambda": prior_weight, "base": prior_weight, "drift": drift}
+    return {name: torch.tensor(each, dtype=torch.float64) for name, each in numbers.items()}
 
 
-def climb(
-    state: dict[str, Tensor], ascent: Float[Tensor, " n"], *, step: int, rate: float
-) -> None:
-    """Move scores up along ``ascent`` by one step of Adam, in place; ``step`` counts from 0."""
-    first, second = state["first"], state["second"]
-    first.lerp_(ascent, 1 - BETAS[0])
-    second.mul_(BETAS[1]).addcmul_(ascent, ascent, value=1 - BETAS[1])
-    scale = second.div(1 - BETAS[1] ** (step + 1)).sqrt_().add_(EPSILON)
-    state["score"].addcdiv_(first, scale, value=rate / (1 - BETAS[0] ** (step + 1)))
+def ascend(
+    losses: Losses,
+    weights: Weights,
+    start: dict[str, Tensor],
+    gate: Callable[[Float[Tensor, " n"], int], Float[Tensor, " n"]],
+    *,
+    stage: str,
+    steps: int,
+    rate: float,
+    steer: Callable[[dict[str, Tensor], float, int], object] | None = None,
+    keeper: Keeper = ALONE,
+) -> dict[str, Tensor]:
+    """Move scores up by Adam, along the gradients at what ``gate`` makes of the weights.
+
+    ``start`` holds the scores and the state of lambda, which ``steer`` may change after a step,
+    by the drift that was seen there.
+    """
+    theta, score = flat(weights), start["score"]
+    first, second = torch.zeros_like(score), torch.zeros_like(score)
+    now = start | {"first": first, "second": second}
+
+    def measure(_: Slots, step: int) -> Gradient:
+        point, lam = split(gate(score, step).to(theta.dtype), weights), float(now["lambda"])
+        return differentiate(losses(step), point, prior_weight=lam, step=step)
+
+    def absorb(_: Slots, step: int, found: Gradient) -> None:
+        ascent = theta * flat(found.of)  # Eqs. 8, A12 and A13: -dL/dshut
+        first.lerp_(ascent, 1 - BETAS[0])
+        second.mul_(BETAS[1]).addcmul_(ascent, ascent, value=1 - BETAS[1])
+        scale = second.div(1 - BETAS[1] ** (step + 1)).sqrt_().add_(EPSILON)
+        score.addcdiv_(first, scale, value=rate / (1 - BETAS[0] ** (step + 1)))
+        if steer:
+            steer(now, found.prior, step)
+
+    keeper.run(stage, steps, start=lambda: {"search": now}, measure=measure, absorb=absorb)
+    return now

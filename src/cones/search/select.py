@@ -35,7 +35,7 @@ def top(
         within: Keep only neurons of this mask (Sec. 3.3); a MaskError if of another model.
     """
     allowed = eligible(weights, guard=guard, within=within) & (score > 0)
-    hits = highest(only(score, allowed), round(density * len(score)))
+    hits = highest(score, round(density * len(score)), allowed)
     return Mask.where(split(hits, weights))
 
 
@@ -47,7 +47,7 @@ def nested(score: Float[Tensor, " n"], mask: Mask, shares: Iterable[float]) -> t
     levels, like = [mask], mask.hits()
     hits = flat(like).to(score.device)
     for share in sorted(shares, reverse=True):
-        hits = highest(only(score, hits), round(share * len(mask)))
+        hits = highest(score, round(share * len(mask)), hits)
         levels.insert(0, Mask.where(split(hits, like)))
     return tuple(levels)
 
@@ -67,15 +67,13 @@ def eligible(
     return marked
 
 
-def only(score: Float[Tensor, " n"], allowed: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Put the scores of what may not be shut below all others."""
-    return score.masked_fill(~allowed, -torch.inf)
-
-
-def highest(score: Float[Tensor, " n"], count: int) -> Bool[Tensor, " n"]:
-    """Mark the ``count`` highest scores, or all that are finite if there are no more."""
+def highest(
+    score: Float[Tensor, " n"], count: int, allowed: Bool[Tensor, " n"] | None = None
+) -> Bool[Tensor, " n"]:
+    """Mark the ``count`` highest scores among ``allowed``, or all finite ones if these are few."""
     if not count:
         return torch.zeros_like(score, dtype=torch.bool)
+    score = score if allowed is None else score.masked_fill(~allowed, -torch.inf)
     count = min(count, len(score))
     if score.device.type == "cpu":  # many times faster than any function of torch
         cut = float(np.partition(score.numpy(), -count)[-count])

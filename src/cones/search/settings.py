@@ -46,7 +46,7 @@ class Settings:
     score_rate: float = _within(1e-3, 1e-9, 10.0)  # rho and beta of the paper
     batch: int = _within(8, 1, 4096)  # samples of the subject a gradient
     prior_batch: int | None = _within(None, 1, 4096)  # and of the prior; None: as many
-    micro_batch: int | None = _within(None, 1, 4096)  # samples in the network at once; None: all
+    micro_batch: int | None = _within(None, 1, 4096)  # samples at once; None: what fits
     prior: str = _one_of("agreement", "drawn", "none")
     prior_weight: float = _within(0.1, 0.0, 1e4)  # lambda of Eq. 4
     # Mean squared change of the model's predictions, as in the certificate, at which to end:
