@@ -1,12 +1,11 @@
-"""The command of the studies: ``python -m experiments run STUDY``.
+"""Studies of the paper and beyond, and what tries to break the library.
 
-``run`` measures what has no record and writes results and page; ``page`` writes them from the
-records; ``list`` names the studies; ``all`` runs every one; ``fuzz`` and ``kill`` try to break
-what reads files and what is cut short. Under ``accelerate launch`` the cases are dealt out to the
-processes; ``--shard i/n`` does so by hand, and is safe at the same time.
+run measures what has no record in the work folder yet, and writes results
+and page; page writes them from the records alone. Cases are dealt out to
+several processes by --shard, or under accelerate launch. A run can be
+stopped at any moment, and goes on from there.
 """
 
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -19,17 +18,19 @@ from accelerate import PartialState
 from rich.console import Console
 
 from cones import ConesError, load_pipeline
-from cones.files import write_atomic
 from experiments import fuzz
 from experiments.lab import PRECISIONS, QUICK, Effort, Lab
+from experiments.metrics.examiner import load_examiner
 from experiments.studies import STUDIES
-from experiments.study import Options, Study, compared_as, options_for, publish, run
+from experiments.study import Options, compared_as, options_for, publish, run
 from experiments.subjects import load_examples
+from experiments.tables import write_results
 
 console = Console(stderr=True, highlight=False)
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 SECONDS = 30.0  # between lines of progress inside a case
 
+Named = Annotated[str, typer.Argument(metavar="STUDY", help="One or more, separated by commas.")]
 Names = Annotated[str, typer.Option(help="Keys of subjects, separated by commas.")]
 First = Annotated[int, typer.Option(help="Take only so many subjects; 0 is all.")]
 Methods = Annotated[str, typer.Option(help="Only these methods, separated by commas.")]
@@ -85,12 +86,15 @@ class Asked:
     def part(self) -> tuple[int, int]:
         """Say which of how many processes this is."""
         state = PartialState()
-        first, _, count = self.shard.partition("/")
-        if not self.shard:
-            return state.process_index, state.num_processes
-        if not (first.isdigit() and count.isdigit() and int(first) < int(count)):
-            raise typer.BadParameter(f"{self.shard!r} is no shard; expected 0/2 or 1/2, say")
-        return int(first), int(count)
+        return numbered(self.shard) if self.shard else (state.process_index, state.num_processes)
+
+
+def numbered(shard: str) -> tuple[int, int]:
+    """Read ``i/n``."""
+    first, _, count = shard.partition("/")
+    if not (first.isdigit() and count.isdigit() and int(first) < int(count)):
+        raise typer.BadParameter(f"{shard!r} is no shard; expected 0/2 or 1/2, say")
+    return int(first), int(count)
 
 
 def prepared(asked: Asked) -> tuple[Lab, Options]:
@@ -109,16 +113,11 @@ def prepared(asked: Asked) -> tuple[Lab, Options]:
     options = replace(options, methods=tuple(methods))
     torch.set_flush_denormal(True)  # numbers near 0 else slow some processors tenfold
     pipeline = load_pipeline(asked.model, dtype="float32", device=PartialState().device)
-    examiner = None
-    if any(STUDIES[name].judged for name in asked.names):
-        from experiments.metrics.examiner import load_examiner  # has weights of its own
-
-        examiner = load_examiner()
+    examiner = load_examiner() if any(STUDIES[name].judged for name in asked.names) else None
     precision = asked.precision or PRECISIONS[torch.cpu._is_avx512_bf16_supported()]
-    if precision not in PRECISIONS:
-        raise typer.BadParameter(f"{precision!r} is none of {', '.join(PRECISIONS)}")
-    told = Progress()
-    return Lab(pipeline, asked.work, examples, effort, examiner, told, precision), options
+    _listed(precision, PRECISIONS)
+    lab = Lab(pipeline, asked.work, examples, effort, examiner, Progress(), precision)
+    return lab, options
 
 
 def _listed(names: str, known: Iterable[str]) -> list[str]:
@@ -129,60 +128,48 @@ def _listed(names: str, known: Iterable[str]) -> list[str]:
     return found
 
 
-def performed(asked: Asked, lab: Lab, options: Options) -> None:
+def performed(asked: Asked, lab: Lab, options: Options, *, measure: bool = True) -> None:
     """Run studies and write their pages; each of several shards writes what there is then."""
     for study in [STUDIES[name] for name in asked.names]:
-        run(study, lab, options_for(study, options), shard=asked.part)
-        PartialState().wait_for_everyone()
+        own = options_for(study, options)
+        if measure:
+            run(study, lab, own, shard=asked.part)
+            PartialState().wait_for_everyone()
         if asked.shard or PartialState().is_main_process:
-            written(study, asked, lab, options)
+            say(publish(study, lab, own, asked.target))
 
 
-def written(study: Study, asked: Asked, lab: Lab, options: Options) -> None:
-    """Write results and page of a study from its records."""
-    path = publish(study, lab, options_for(study, options), asked.target)
+def say(path: Path) -> None:
+    """Say what was written."""
     console.print(str(path), markup=False)
 
 
-@app.command("run")
-def run_one(
-    study: str,
-    subjects: Names = "",
-    first: First = 0,
-    methods: Methods = "",
-    quick: Quick = False,
-    work: Work = Path("work"),
-    docs: Docs = None,
-    shard: Shard = "",
-    model: Model = None,
-    searches: Searches = 2,
-    seeds: Seeds = None,
-    precision: Precision = "",
-) -> None:
-    """Measure what has no record yet; write docs/results/STUDY.json and docs/STUDY.md."""
-    given = (subjects, first, methods, quick, work, docs, shard, model, searches, seeds, precision)
-    asked = Asked(known(study), *given)
-    performed(asked, *prepared(asked))
+def add(name: str, said: str) -> None:
+    """Add a command that runs studies, or only writes their pages."""
+
+    @app.command(name, help=said)
+    def command(
+        study: Named,
+        subjects: Names = "",
+        first: First = 0,
+        methods: Methods = "",
+        quick: Quick = False,
+        work: Work = Path("work"),
+        docs: Docs = None,
+        shard: Shard = "",
+        model: Model = None,
+        searches: Searches = 2,
+        seeds: Seeds = None,
+        precision: Precision = "",
+    ) -> None:
+        chosen = subjects, first, methods, quick, work, docs, shard
+        names = tuple(_listed(study, STUDIES))
+        asked = Asked(names, *chosen, model, searches, seeds, precision)
+        performed(asked, *prepared(asked), measure=name == "run")
 
 
-@app.command("page")
-def page_one(
-    study: str,
-    subjects: Names = "",
-    first: First = 0,
-    methods: Methods = "",
-    quick: Quick = False,
-    work: Work = Path("work"),
-    docs: Docs = None,
-    model: Model = None,
-    searches: Searches = 2,
-    seeds: Seeds = None,
-    precision: Precision = "",
-) -> None:
-    """Write results and page of a study from its records."""
-    given = (subjects, first, methods, quick, work, docs, "", model, searches, seeds, precision)
-    asked = Asked(known(study), *given)
-    written(STUDIES[study], asked, *prepared(asked))
+add("run", "Measure what has no record yet; write docs/STUDY.md and its results.")
+add("page", "Write results and page of a study from its records.")
 
 
 @app.command("all")
@@ -203,23 +190,27 @@ def list_all() -> None:
 
 @app.command("fuzz")
 def fuzz_files(
-    seconds: float = 60.0, mutants: int = 10**6, work: Work = Path("work"), shard: Shard = "0/1"
+    seconds: Annotated[float, typer.Option(help="Ends after so many.")] = 60.0,
+    mutants: Annotated[int, typer.Option(help="Of them, numbered from 0.")] = 10**6,
+    work: Work = Path("work"),
+    shard: Shard = "0/1",
 ) -> None:
     """Read mutants of concept files that have no record yet; write docs/results/fuzz.json."""
-    first, _, count = shard.partition("/")
-    fuzz.run(work / "fuzz", mutants=mutants, seconds=seconds, shard=(int(first), int(count)))
-    recorded("fuzz", fuzz.results(work / "fuzz"))
+    fuzz.run(work / "fuzz", mutants=mutants, seconds=seconds, shard=numbered(shard))
+    say(write_results(Path("docs"), "fuzz", fuzz.results(work / "fuzz")))
 
 
 @app.command("kill")
 def kill_commands(
-    rounds: int = 25, only: str = "find,generate,study,training", work: Work = Path("work")
+    rounds: Annotated[int, typer.Option(help="Of each command.")] = 25,
+    only: Annotated[str, typer.Option(help="Commands.")] = "find,generate,study,training",
+    work: Work = Path("work"),
 ) -> None:
     """Kill commands at random moments, run them again; write docs/results/kill.json."""
     from experiments import kill  # loads all that is killed
 
     kill.run(work / "kill", only.split(","), rounds=rounds, say=console.print)
-    recorded("kill", kill.results(work / "kill"))
+    say(write_results(Path("docs"), "kill", kill.results(work / "kill")))
 
 
 @app.command("checkpoints")
@@ -227,7 +218,7 @@ def run_checkpoints(work: Work = Path("work"), docs: Path = Path("docs")) -> Non
     """Run everything on small models of every family; write docs/checkpoints.md."""
     from experiments import checkpoints  # loads every family
 
-    console.print(str(checkpoints.run(work, docs, Progress())), markup=False)
+    say(checkpoints.run(work, docs, Progress()))
 
 
 @app.command("memory")
@@ -235,21 +226,7 @@ def run_memory(work: Work = Path("work"), docs: Path = Path("docs")) -> None:
     """Measure memory and arithmetic of full-size models; write docs/checkpoints.md."""
     from experiments import memory  # loads every family
 
-    console.print(str(memory.run(work, docs, Progress())), markup=False)
-
-
-def recorded(name: str, results: dict[str, object]) -> None:
-    """Write a results file."""
-    path = Path("docs") / "results" / f"{name}.json"
-    write_atomic(path, f"{json.dumps(results, indent=1)}\n".encode())
-    console.print(str(path), markup=False)
-
-
-def known(name: str) -> tuple[str, ...]:
-    """Refuse a study that there is not."""
-    if name not in STUDIES:
-        raise typer.BadParameter(f"{name!r} is none of {', '.join(STUDIES)}")
-    return (name,)
+    say(memory.run(work, docs, Progress()))
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from cones.models import Pipeline, model_for
 from cones.models.protocol import Progress
 from cones.models.words import encoders
 from experiments.small import FAMILIES, save_single_file, small
-from experiments.tables import page
+from experiments.tables import page, write_results
 
 BUILT_IN = "built-in model"
 PRECISIONS = ("float32", "bfloat16")
@@ -169,8 +169,7 @@ def run(work: Path, docs: Path, progress: Progress) -> Path:
     for name, make in REFUSED.items():
         with _told(refused, name):
             find(make(), Subject(torch.zeros(4, 3, 64, 64), "cat"))
-    text = json.dumps({"cells": cells, "refused": refused}, indent=1, ensure_ascii=False)
-    write_atomic(docs / "results" / "checkpoints.json", f"{text}\n".encode())
+    write_results(docs, "checkpoints", {"cells": cells, "refused": refused})
     return write_page(docs)
 
 

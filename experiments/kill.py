@@ -24,39 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel
 
-from cones import load_pipeline
 from cones.files import write_atomic
+from experiments.small import small
 from experiments.subjects import ROOT
 
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")  # and writing opens
 SEARCH = ("prior_count=2", "prior_steps=2", "draws=4", "steps=3", "score_steps=2", "batch=2")
 TRAIN = "pretraining.train"
-NARROW: dict[str, dict[str, Any]] = {
-    "text_encoder": {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2},
-    "vae": {"block_out_channels": (4,) * 3, "norm_num_groups": 2, "sample_size": 32},
-    "unet": {"block_out_channels": (8, 16), "norm_num_groups": 4, "cross_attention_dim": 32},
-}
 LOADED = ("cones.cli", "cones.drawing", "cones.search.find", "experiments.__main__", TRAIN)
-
-
-def tiny_model(folder: Path) -> None:
-    """Write a random model of the built-in one's structure, of 32 px and a few channels."""
-    pipeline: Any = load_pipeline(dtype="float32", device="cpu")
-    torch.manual_seed(0)
-    text, vae, unet = (
-        pipeline.text_encoder.config.to_dict(),
-        pipeline.vae.config,
-        pipeline.unet.config,
-    )
-    vae, unet = dict(vae), dict(unet)
-    for way in ("down_block_types", "up_block_types"):
-        vae[way] = vae[way][:3]
-    pipeline.text_encoder = CLIPTextModel(CLIPTextConfig(**text | NARROW["text_encoder"]))
-    pipeline.vae = type(pipeline.vae).from_config(vae | NARROW["vae"])
-    pipeline.unet = type(pipeline.unet).from_config(unet | NARROW["unet"])
-    pipeline.save_pretrained(folder)
 
 
 def commands(folder: Path, out: Path) -> dict[str, tuple[str, list[str]]]:
@@ -160,7 +136,7 @@ def run(folder: Path, names: Sequence[str], *, rounds: int, say: Callable[[str],
         importlib.import_module(name)
     folder = folder.resolve()
     if not (folder / "model").exists():
-        tiny_model(folder / "model")
+        small().save_pretrained(folder / "model")
         world = ["--work", f"{folder}/world", "--scale", ".0001", "--stage", "world"]
         attempt((TRAIN, world), folder / "world")
     for name in dict.fromkeys(("find", *names)):  # generate draws with what find found

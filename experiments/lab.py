@@ -25,7 +25,7 @@ from cones.models.words import choose_start, vectors
 from cones.search.prior import pictures
 from cones.search.resume import Progress, silent
 from cones.search.settings import Settings
-from experiments.metrics.success import Examiner
+from experiments.metrics.examiner import Examiner
 from experiments.subjects import Example
 
 
@@ -118,7 +118,6 @@ class Lab:
         path = self.work / "starts" / name.replace("*", "").replace(" ", "_")
         if not path.exists():
             found = choose_start(self.model, example.noun, identifier=example.identifier)
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, json.dumps(found).encode())
         word, response = json.loads(path.read_text("utf-8"))
         return word, response

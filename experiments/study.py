@@ -17,7 +17,7 @@ import pandas as pd
 from cones.files import write_atomic
 from experiments.lab import Effort, Lab
 from experiments.methods.fits import digest
-from experiments.tables import page, plain
+from experiments.tables import page, plain, write_results
 
 Case: TypeAlias = dict[str, Any]  # JSON values; "subjects" lists the keys of the subjects
 Row: TypeAlias = dict[str, Any]  # JSON values; mappings in it become columns "a.b"
@@ -158,8 +158,7 @@ def publish(study: Study, lab: Lab, options: Options, docs: Path) -> Path:
     judge = getattr(lab.examiner, "accuracy", {}) if study.judged else {}
     head["judge"] = {name: share for name, share in judge.items() if "direct" not in name}
     results = plain(head | study.results(table, options))
-    text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomic(docs / "results" / f"{study.name}.json", text.encode())
+    write_results(docs, study.name, results)
     if study.figure is not None:
         study.figure(table, lab, docs)
     target = docs / f"{study.name}.md"

@@ -4,6 +4,7 @@ A subject is the unit: its seeds and searches are averaged first, and n counts s
 Jinja2 Markdown templates in ``pages`` that see the results file and nothing else.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,10 +14,10 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from cones.files import write_atomic
 from cones.search.certify import t_interval
 
 PAGES = Path(__file__).parent / "pages"
-UNIT = "subjects"
 Interval: TypeAlias = dict[str, float | int | None]  # mean, low, high, n
 
 
@@ -29,7 +30,7 @@ def interval(values: Iterable[float]) -> Interval:
 
 
 def over_subjects(
-    table: pd.DataFrame, by: str, columns: Sequence[str], *, unit: str = UNIT
+    table: pd.DataFrame, by: str, columns: Sequence[str]
 ) -> dict[Any, dict[str, Interval]]:
     """Give every column's :func:`interval` over subjects, for each value of ``by``.
 
@@ -37,12 +38,11 @@ def over_subjects(
         table: One row a measurement.
         by: Column that says what is compared, such as ``method``; order of first appearance.
         columns: To be averaged; missing ones are left out.
-        unit: Column that says which subject it was.
     """
     found = {}
     for key, part in table.groupby(by, sort=False):
         present = [name for name in columns if name in part and int(part[name].count())]
-        means = pd.DataFrame(part.groupby(unit)[present].mean()).to_dict("list")
+        means = pd.DataFrame(part.groupby("subjects")[present].mean()).to_dict("list")
         found[key] = {name: interval(means[name]) for name in present}
     return found
 
@@ -60,12 +60,9 @@ def rows_of(
     return rows
 
 
-def paired(
-    table: pd.DataFrame, by: str, one: str, other: str, column: str, *, unit: str = UNIT
-) -> Interval:
-    """Give the :func:`interval` of ``one`` minus ``other`` over the subjects that both have."""
-    wide = table.pivot_table(column, unit, by).to_dict("list")
-    return interval(a - b for a, b in zip(wide[one], wide[other], strict=True))
+def intervals(table: pd.DataFrame, by: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Give a row for each value of ``by``, with the :func:`interval` of every column."""
+    return [{by: key, **found} for key, found in over_subjects(table, by, columns).items()]
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value, and numpy's numbers
@@ -76,6 +73,13 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value, and numpy's numb
         return [plain(each) for each in value]
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def write_results(docs: Path, name: str, results: object) -> Path:
+    """Write ``docs/results/<name>.json``, and give its path."""
+    text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomic(path := docs / "results" / f"{name}.json", f"{text}\n".encode())
+    return path
 
 
 def page(name: str, results: Mapping[str, Any]) -> str:

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from experiments.lab import Effort, Lab
+from experiments.metrics.examiner import Examiner, Seen, SeenThing
 from experiments.subjects import load_examples
 from fakes import tiny_pipeline
 
@@ -16,29 +16,18 @@ TINY = Effort(prompts=2, pictures=1, inference_steps=2, gradients=3, prior=2, dr
 NOUNS = ("cat", "dog", "jar")
 
 
-@dataclass(frozen=True)
-class Thing:
-    noun: str
-    main: str
-    second: str
-    pattern: str
-
-
-@dataclass(frozen=True)
-class Seen:
-    place: str
-    things: tuple[Thing, ...]
-
-
-@dataclass(frozen=True)
-class FakeExaminer:
+class FakeExaminer(Examiner):
     """Reads the same in every picture."""
 
-    seen: Seen
-    accuracy = {"noun": 0.98}
+    def __init__(self, seen: Seen) -> None:
+        self.seen, self.accuracy = seen, {"noun": 0.98}
 
-    def read(self, pictures: Sequence[Image.Image]) -> Sequence[Seen]:
+    def read(self, pictures: Sequence[Image.Image]) -> list[Seen]:
         return [self.seen] * len(pictures)
+
+
+def thing(noun: str, main: str, second: str, pattern: str) -> SeenThing:
+    return SeenThing(noun, main, second, pattern, box=(0, 0, 9, 9))
 
 
 def photos(root: Path) -> Path:
@@ -60,7 +49,7 @@ def photos(root: Path) -> Path:
 
 
 def tiny_lab(folder: Path, *, gradients: int | None = 3) -> Lab:
-    seen = Seen("snow", (Thing("cat", "red", "blue", "stripes"),))
+    seen = Seen("snow", (thing("cat", "red", "blue", "stripes"),))
     effort = Effort(2, 1, 2, gradients, 2, 4)
     examples = load_examples(photos(folder / "photos"))
     return Lab(tiny_pipeline(), folder / "work", examples, effort, FakeExaminer(seen))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from experiments.lab import Lab
-from experiments.methods.cones import PAPER, Cones, Control, Jointly
+from experiments.methods.cones import CONTROLS, PAPER, Cones, Control, Jointly
 from experiments.methods.fits import Method, Task, fitted
 from experiments.methods.learnt import Fitted, Shut, Tuned, untouched
 from experiments.methods.merging import WAYS, Merged
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 METHODS: dict[str, Callable[..., Method]] = {
-    **{kind: partial(Control, kind) for kind in Control.kinds},
+    **{kind: partial(Control, kind) for kind in CONTROLS},
     "cones": Cones,
     "cones-paper": partial(Cones, paper=True, budget=PAPER.steps),
     "cones-collaborative": partial(Jointly, collaborative=True),

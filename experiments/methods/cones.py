@@ -7,13 +7,13 @@ the identifier nothing should change; in words is as good as it can get without 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from functools import reduce
+from operator import or_
 
 import torch
 from torch import Tensor
 
-from cones import Concept, Mask, Settings, Subject, find, find_jointly
-from cones.concept import Json
+from cones import Mask, Settings, Subject, find, find_jointly
 from experiments.lab import Lab
 from experiments.methods.fits import Task, fitted
 from experiments.methods.learnt import Fitted, Shut, untouched
@@ -21,6 +21,7 @@ from experiments.subjects import Example
 
 DEFAULT, PAPER = Settings(), Settings.paper()
 BINS = 64  # of |theta| in one parameter
+CONTROLS = ("untouched", "random", "random-matched", "shuffled", "no-identifier", "words")
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Jointly(Cones):
         concept = find_jointly(
             lab.pipeline,
             [each.subject(lab.model.size) for each in task.examples],
-            within=union(apart.concepts) if isinstance(apart, Shut) else None,
+            within=reduce(or_, apart.concepts) if isinstance(apart, Shut) else None,
             others=[each.folder / "other" for each in task.examples],
             work=lab.work / "search",
             progress=lab.progress,
@@ -125,8 +126,7 @@ class Control:
     """What changes Cones, or takes its place, so that a comparison could fail.
 
     Attributes:
-        kind: ``untouched``, ``words``, ``no-identifier``, ``random``, ``random-matched`` or
-            ``shuffled``.
+        kind: In CONTROLS.
         budget: Of the search that it is made from.
         settings: Of that search.
     """
@@ -134,14 +134,6 @@ class Control:
     kind: str
     budget: int = DEFAULT.score_steps + DEFAULT.steps
     settings: Mapping[str, object] = field(default_factory=dict)
-    kinds: ClassVar[tuple[str, ...]] = (
-        "untouched",
-        "random",
-        "random-matched",
-        "shuffled",
-        "no-identifier",
-        "words",
-    )
 
     @property
     def name(self) -> str:
@@ -201,16 +193,3 @@ def joined(parts: list[Shut]) -> Shut:
     concepts = tuple(concept for part in parts for concept in part.concepts)
     phrases = tuple(phrase for part in parts for phrase in part.phrases)
     return Shut(concepts, phrases, sum(part.gradients for part in parts))
-
-
-def union(concepts: tuple[Concept, ...]) -> Concept:
-    """Join concepts into one (Sec. 3.2)."""
-    first, *others = concepts
-    for other in others:
-        first = first | other
-    return first
-
-
-def certificate(fitted: Fitted) -> Json:
-    """Give the certificate of a single concept."""
-    return fitted.concepts[0].certificate if isinstance(fitted, Shut) else {}

@@ -46,7 +46,7 @@ class Live(UNetModel):
         added = {n: value for n, value in condition.items() if n != "encoder_hidden_states"}
         found = self.module(
             noised,
-            self.schedule.told(timesteps),
+            timesteps,
             condition["encoder_hidden_states"],
             added_cond_kwargs=added or None,
             return_dict=False,
@@ -114,20 +114,10 @@ def train(
     going_on: bool,
     progress: Progress,
 ) -> tuple[float, ...]:
-    """Lower L_sub + L_pr by AdamW; the leaves are changed in place.
+    """Lower L_sub + L_pr by AdamW, in place, and give the loss of every step.
 
-    Args:
-        leaves: Tensors that require gradients.
-        loss_of: Gives both halves of the loss of a step.
-        steps: Gradients in all; those that ``state`` holds are not taken again.
-        rate: Learning rate, constant: so a longer run begins as a shorter one.
-        stage: What the progress is called.
-        state: Folder for leaves and moments.
-        going_on: Keep these at the end.
-        progress: Told every step.
-
-    Returns:
-        The loss of every step.
+    The rate is constant, so that a longer run begins as a shorter one. Steps that the folder
+    ``state`` holds are not taken again; it is emptied at the end unless the run is ``going_on``.
     """
     keeper = Keeper(state, progress)
     if _taken(state / f"{stage}.safetensors") > steps:  # of a longer run: begin anew
@@ -143,11 +133,9 @@ def train(
             subject, prior = loss_of(step)
             found = torch.autograd.grad(subject + prior, list(leaves.values()))  # Eq. 4, lambda 1
         halves = float(subject.detach()), float(prior.detach())
-        if not math.isfinite(sum(halves)):
-            raise SearchError(
-                f"found a loss of {sum(halves)} at step {step} of {stage}; expected a finite one; "
-                "lower the rate"
-            )
+        if not math.isfinite(loss := sum(halves)):
+            told = f"found a loss of {loss} at step {step} of {stage}"
+            raise SearchError(f"{told}; expected a finite one; lower the rate")
         return Gradient(*halves, dict(zip(leaves, found, strict=True)))
 
     def absorb(slots: Slots, step: int, found: Gradient) -> None:

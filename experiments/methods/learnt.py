@@ -8,8 +8,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TypeAlias
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,34 +30,6 @@ from experiments.subjects import Example
 TOLD, TENSORS = "learnt.json", "learnt.safetensors"
 
 
-@runtime_checkable
-class Fitted(Protocol):
-    """What a method has learnt of one subject or several."""
-
-    @property
-    def phrases(self) -> tuple[str, ...]:
-        """Say how a prompt calls each subject, with its article."""
-        ...
-
-    @property
-    def gradients(self) -> int:
-        """Count how many it took."""
-        ...
-
-    @property
-    def bytes(self) -> int:
-        """Say what a user would have to store; known of what was read from a folder."""
-        ...
-
-    def applied(self, pipeline: Pipeline) -> AbstractContextManager[None]:
-        """Draw with it while the context is open; then every bit is as before."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Write it into a folder."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class Shut:
     """Concepts whose neurons are shut together.
@@ -65,7 +39,7 @@ class Shut:
         phrases: How a prompt calls each subject.
         gradients: How many it took.
         strength: 1 shuts, 0 only knows the words.
-        bytes: Of the concept files.
+        bytes: Of the concept files, which a user would have to store; known once it is read.
     """
 
     concepts: tuple[Concept, ...]
@@ -77,10 +51,7 @@ class Shut:
     @property
     def mask(self) -> Mask:
         """Join the neurons of all concepts."""
-        union = self.concepts[0].mask
-        for concept in self.concepts[1:]:
-            union |= concept.mask
-        return union
+        return reduce(or_, (concept.mask for concept in self.concepts))
 
     def applied(self, pipeline: Pipeline) -> AbstractContextManager[None]:
         """Shut the neurons and say the words while the context is open."""
@@ -111,7 +82,7 @@ class Tuned:
         adapter: Tensors of a peft adapter, by peft's names.
         config: Its ``kind``, ``r`` and ``targets``.
         losses: Of the training, step by step.
-        bytes: Of the tensors, in float32.
+        bytes: Of the tensors, in float32; known once it is read.
     """
 
     words: Mapping[str, Mapping[str, Rows]]
@@ -146,6 +117,9 @@ class Tuned:
         told |= {"config": dict(self.config), "losses": self.losses}
         told["bytes"] = (folder / TENSORS).stat().st_size
         write_atomic(folder / TOLD, json.dumps(told).encode())
+
+
+Fitted: TypeAlias = Shut | Tuned  # what a method has learnt of one subject or several
 
 
 def read(folder: Path) -> Fitted:

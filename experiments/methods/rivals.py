@@ -7,8 +7,8 @@ noun in its prompt. Rates come from a grid over tuning subjects, stored in ``rat
 """
 
 import json
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,37 +64,23 @@ class Rival:
 
     def fit(self, lab: Lab, task: Task) -> Tuned:
         """Train; the pipeline is afterwards as before, bit for bit."""
-        steps = lab.effort.budget(self.budget)
+        steps, whole = lab.effort.budget(self.budget), TRAINED[self.name]["budget"]
         lesson = Lesson.of(lab, task, prior=self.prior)
-        module, config = lesson.live.module, self.config
-        whole = TRAINED[self.name]["budget"]
         scoring = min(SCORING, lab.effort.budget(whole) // 4) if self.adapter == "shira" else 0
         mask = snip(lab, lesson, scoring) if scoring else None
         words = {
-            word: {
-                encoder: row.clone().requires_grad_(self.words) for encoder, row in rows.items()
-            }
+            word: {name: row.clone().requires_grad_(self.words) for name, row in rows.items()}
             for word, rows in lesson.words.items()
         }
-        with ExitStack() as stack:
-            tuner = None
-            names = self._names(lesson)
-            leaves: dict[str, Tensor] = {}
-            if config:
-                view = adapted(module, config, mask=mask, seed=task.seed)
-                tuner = stack.enter_context(view)
-                leaves |= {n: p for n, p in tuner.named_parameters() if p.requires_grad}
-            else:
-                leaves |= stack.enter_context(trainable(module, names))
+
+        def loss_of(step: int) -> list[Tensor]:
+            with lab.computing(), spoken(lab.pipeline, words if self.words else {}):
+                return lesson.at(step, anew=self.words)
+
+        names = self._names(lesson)
+        with self._open(lesson, names, mask, task.seed) as (leaves, tuner):
             if self.words:
                 leaves |= {f"{w}/{e}": row for w, rows in words.items() for e, row in rows.items()}
-            if self.weights == "cross":
-                stack.enter_context(start_token_held(lesson.live, names))
-
-            def loss_of(step: int) -> list[Tensor]:
-                with lab.computing(), spoken(lab.pipeline, words if self.words else {}):
-                    return lesson.at(step, anew=self.words)
-
             losses = train(
                 leaves,
                 loss_of,
@@ -111,9 +97,25 @@ class Rival:
                 steps,
                 {name: leaves[name].detach().cpu().clone() for name in names},
                 state_of(tuner) if tuner else {},
-                config,
+                self.config,
                 losses,
             )
+
+    @contextmanager
+    def _open(
+        self, lesson: Lesson, names: tuple[str, ...], mask: MaskFn | None, seed: int
+    ) -> Iterator[tuple[dict[str, Tensor], nn.Module | None]]:
+        """Let gradients reach the network's leaves; give these, and peft's view of an adapter."""
+        module = lesson.live.module
+        with ExitStack() as stack:
+            if self.adapter:
+                tuner = stack.enter_context(adapted(module, self.config, mask=mask, seed=seed))
+                yield {n: p for n, p in tuner.named_parameters() if p.requires_grad}, tuner
+                return
+            leaves = stack.enter_context(trainable(module, names))
+            if self.weights == "cross":
+                stack.enter_context(start_token_held(lesson.live, names))
+            yield {**leaves}, None
 
     @property
     def config(self) -> dict[str, object]:

@@ -7,64 +7,13 @@ is no choice. All figures are shares of pictures.
 
 from collections.abc import Sequence
 from itertools import permutations
-from typing import Protocol, runtime_checkable
 
-from PIL import Image
-
+from experiments.metrics.examiner import Seen, SeenThing
 from experiments.subjects import Example
 
 TRAITS = ("noun", "main", "second", "pattern")
 NAMES = {"main": "colour"}  # in tables
 NEEDED = ("noun", "main", "second")  # for success, with the place; `exact` needs the pattern too
-
-
-@runtime_checkable
-class SeenThing(Protocol):
-    """One thing of a picture, as an examiner read it; words as in ``labels.json``."""
-
-    @property
-    def noun(self) -> str:
-        """Say what it is."""
-        ...
-
-    @property
-    def main(self) -> str:
-        """Say its main colour."""
-        ...
-
-    @property
-    def second(self) -> str:
-        """Say its second colour."""
-        ...
-
-    @property
-    def pattern(self) -> str:
-        """Say its pattern."""
-        ...
-
-
-@runtime_checkable
-class Seen(Protocol):
-    """What an examiner read in one picture."""
-
-    @property
-    def place(self) -> str:
-        """Say where it is."""
-        ...
-
-    @property
-    def things(self) -> Sequence[SeenThing]:
-        """List the things."""
-        ...
-
-
-@runtime_checkable
-class Examiner(Protocol):
-    """Reads what pictures show."""
-
-    def read(self, pictures: Sequence[Image.Image]) -> Sequence[Seen]:
-        """Read every picture."""
-        ...
 
 
 def judged(seen: Seen, examples: Sequence[Example], place: str | None) -> dict[str, float]:

@@ -44,10 +44,7 @@ FIELDS: dict[str, dict[str, object]] = {  # of the method
 UNHEARD = [*FIELDS][-1]
 ASKED = {  # what the paper chose, and whether the change should then be for the better
     "rule: Algorithm A2 alone": ("Algorithm A2 finds the neurons.", True),
-    "prior: pictures of the noun at weight 1": (
-        "The prior is pictures that the model drew.",
-        True,
-    ),
+    "prior: pictures of the noun at weight 1": ("The prior is the model's own pictures.", True),
     "density: 0.66 %": ("A subject needs 1.32 % of the weights.", False),
     "attention: cross": ("Cross attention dominates the generation of a subject.", True),
 }
@@ -57,11 +54,7 @@ def cases(options: Options) -> list[Case]:
     """Take every variant with every subject."""
     variants = [*SETTINGS, *FIELDS]
     chosen = [*variants[:2], *variants[-2:]] if options.quick else variants
-    return [
-        {"subjects": [key], "seed": 0, "method": variant}
-        for key in options.subjects
-        for variant in chosen
-    ]
+    return shared.variants(options.subjects, chosen)
 
 
 def measure(case: Case, lab: Lab) -> list[Row]:

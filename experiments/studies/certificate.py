@@ -5,8 +5,8 @@ import pandas as pd
 from cones.search.certify import GAINED
 from experiments.lab import Lab
 from experiments.methods import learn
-from experiments.methods.cones import certificate
 from experiments.metrics.drift import drift
+from experiments.studies.shared import searches, shut
 from experiments.study import Case, Options, Results, Row, Study
 from experiments.tables import interval, over_subjects
 
@@ -14,18 +14,12 @@ PARTS = ("subject", "lead", "others", "random", "drift_noun", "drift_unrelated")
 GAINS = ("gain_seen", "gain_new", "gain_others", "drift_noun", "drift_unrelated")
 
 
-def cases(options: Options) -> list[Case]:
-    """Take every subject with every seed."""
-    return [
-        {"subjects": [key], "seed": seed} for key in options.subjects for seed in options.seeds
-    ]
-
-
 def measure(case: Case, lab: Lab) -> list[Row]:
     """Search, and measure new views too."""
     examples = lab.chosen(case["subjects"])
     found = learn(lab, "cones", examples, seed=case["seed"])
-    return [{"certificate": dict(certificate(found)), **drift(lab, found, examples[0])}]
+    measured = dict(shut(found).concepts[0].certificate)
+    return [{"certificate": measured, **drift(lab, found, examples[0])}]
 
 
 def results(table: pd.DataFrame, options: Options) -> Results:
@@ -57,5 +51,5 @@ def shown(row: Row) -> Row:
 
 
 STUDY = Study(
-    "certificate", "Is a concept its subject's own?", cases, measure, results, judged=False
+    "certificate", "Is a concept its subject's own?", searches, measure, results, judged=False
 )

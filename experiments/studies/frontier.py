@@ -10,8 +10,9 @@ import pandas as pd
 from cones.files import replace_when_done
 from experiments.lab import Lab
 from experiments.methods import METHODS
+from experiments.methods.cones import CONTROLS
 from experiments.studies import shared
-from experiments.studies.shared import CONTROLS, FIGURES, RIVALS, claim
+from experiments.studies.shared import FIGURES, RIVALS, claim
 from experiments.study import Case, Options, Results, Row, Study
 from experiments.tables import rows_of
 

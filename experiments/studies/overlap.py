@@ -13,7 +13,7 @@ from experiments.methods import learn
 from experiments.studies.shared import claim, distinct, shut
 from experiments.study import Case, Options, Results, Row, Study
 from experiments.subjects import groups
-from experiments.tables import over_subjects
+from experiments.tables import intervals, over_subjects
 
 TWO, SAME, SCRATCH = "two subjects", "one subject twice", "union and search from scratch"
 FIGURES = ("shared", "expected", "jaccard", "jaccard_by_chance", "z")
@@ -53,8 +53,7 @@ def results(table: pd.DataFrame, options: Options) -> Results:
     whole = over_subjects(table[table["where"] == ALL], "kind", FIGURES)
     blocks = {}
     for kind, part in table[table["where"] != ALL].groupby("kind", sort=False):
-        found = over_subjects(part, "where", FIGURES)
-        blocks[kind] = [{"where": where, **columns} for where, columns in found.items()]
+        blocks[kind] = intervals(part, "where", FIGURES)
     claims, mean = [], {k: found["jaccard"]["mean"] or 0.0 for k, found in whole.items()}
     if TWO in whole:
         chance = whole[TWO]["jaccard_by_chance"]["mean"]

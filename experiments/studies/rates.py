@@ -31,9 +31,8 @@ def cases(options: Options) -> list[Case]:
     """Take every rival with every rate, for every tuning subject."""
     factors = FACTORS[1:] if options.quick else FACTORS
     return [
-        {"subjects": [key], "seed": 0, "method": name, "rate": round(START[name] * factor, 9)}
-        for key in options.tuning
-        for name in RATES
+        {**case, "rate": round(START[case["method"]] * factor, 9)}
+        for case in shared.variants(options.tuning, RATES)
         for factor in factors
     ]
 

@@ -13,7 +13,7 @@ from experiments.methods import METHODS, Fitted, Shut, Tuned, fitted
 from experiments.studies.shared import claim, distinct, known, lead, pictured
 from experiments.study import Case, Options, Results, Row, Study
 from experiments.subjects import groups
-from experiments.tables import over_subjects
+from experiments.tables import intervals
 
 COMPARED = ("cones", "dreambooth", "custom-diffusion")
 FIGURES = ("first_before", "first_after", "kept", "second_after")
@@ -57,10 +57,9 @@ def sequence(one: Fitted, two: Fitted) -> Shut | Tuned:
 
 def results(table: pd.DataFrame, options: Options) -> Results:
     """Average over pairs, and compare what is kept."""
-    found = over_subjects(table, "method", FIGURES)
-    rows = [{"method": name, **columns} for name, columns in found.items()]
-    of = {name: table[table["method"] == name] for name in found}
-    rivals = [name for name in found if name != "cones"]
+    rows = intervals(table, "method", FIGURES)
+    of = {row["method"]: table[table["method"] == row["method"]] for row in rows}
+    rivals = [name for name in of if name != "cones"]
     leads = [{"method": n, "kept": lead(of["cones"], of[n], "kept")} for n in rivals]
     told = ", ".join(f"{row['method']} {row['kept']['mean']:+.0%}" for row in rows)
     paper = "Cones forgets the first subject less than DreamBooth and Custom Diffusion."

@@ -6,34 +6,25 @@ searches all weights together; rivals train on all subjects at once, or are merg
 
 import pandas as pd
 
-from experiments.lab import Lab
+from experiments.methods.cones import CONTROLS
 from experiments.studies import shared
-from experiments.studies.shared import CONTROLS, MERGED, RIVALS, aim, claim, means, told
+from experiments.studies.shared import MERGED, RIVALS, aim, claim, means, told
 from experiments.study import Case, Options, Results, Row, Study
 from experiments.subjects import groups
 
 SIZES = (2, 3, 4)
 CONES = ("cones", "cones-collaborative", "cones-joint")
 METHODS = (*CONTROLS, *CONES, *RIVALS, *MERGED)
-REFERENCE = "cones"
 
 
 def cases(options: Options) -> list[Case]:
     """Take every method with every group and seed."""
     return [
-        {"subjects": list(group), "size": size, "method": method, "seed": seed}
+        {**case, "size": size}
         for size in (SIZES[:1] if options.quick else SIZES)
         for group in groups(options.subjects, size)
-        for seed in options.seeds
-        for method in shared.known(METHODS)
-        if seed == 0 or method not in shared.UNLEARNT
+        for case in shared.contest(options, group, METHODS)
     ]
-
-
-def measure(case: Case, lab: Lab) -> list[Row]:
-    """Measure a control or Cones once, a rival along its curve."""
-    examples = lab.chosen(case["subjects"])
-    return shared.compared(lab, case["method"], examples, seed=case["seed"], reference=REFERENCE)
 
 
 def results(table: pd.DataFrame, options: Options) -> Results:
@@ -41,7 +32,7 @@ def results(table: pd.DataFrame, options: Options) -> Results:
     found = {}
     for size, part in table.groupby("size"):
         counts = {"subjects": shared.distinct(part), "groups": part["subjects"].nunique()}
-        found[str(size)] = {**counts, **shared.comparison(part, REFERENCE)}
+        found[str(size)] = {**counts, **shared.comparison(part)}
     best = {n: max(means(part["rows"], CONES).values(), default=None) for n, part in found.items()}
     return {
         **found,
@@ -69,5 +60,10 @@ def claims(size: str, rows: list[Row]) -> list[dict[str, object]]:
 
 
 STUDY = Study(
-    "several", "Several subjects: are all of them right?", cases, measure, results, least=2
+    "several",
+    "Several subjects: are all of them right?",
+    cases,
+    shared.compared,
+    results,
+    least=2,
 )

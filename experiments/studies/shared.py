@@ -18,24 +18,47 @@ from cones.files import write_atomic
 from experiments.lab import Effort, Lab
 from experiments.methods import METHODS, Fitted, Method, Shut, fitted
 from experiments.methods.fits import digest
+from experiments.methods.merging import WAYS
+from experiments.methods.rivals import TRAINED
 from experiments.metrics.drift import drift
-from experiments.metrics.success import Seen, judged, shares
-from experiments.study import Results, Row
+from experiments.metrics.examiner import Seen
+from experiments.metrics.success import judged, shares
+from experiments.study import Case, Options, Results, Row
 from experiments.subjects import PLACES, Example, prompt
-from experiments.tables import interval, rows_of
+from experiments.tables import Interval, interval, rows_of
 
 DEFAULT = Settings()
-CONTROLS = ("untouched", "random", "random-matched", "shuffled", "no-identifier", "words")
 UNLEARNT = ("untouched", "words")
-RIVALS = ("dreambooth", "textual-inversion", "custom-diffusion", "lora", "shira")
-MERGED = ("custom-diffusion-merged", "lora-sum", "lora-fused")
+REFERENCE = "cones"
+RIVALS, MERGED = tuple(TRAINED), tuple(WAYS)
 BUDGETS = (1 / 4, 1 / 2, 1.0)  # of a method's own, at which its curve is measured
 FIRST_SEED = {"report": 0, "choice": 1_000_000, "shown": 2_000_000}
 FIGURES = (
     *("success", "exact", "noun", "colour", "second", "pattern", "place", "count"),
     *("drift", "gain_seen", "gain_new", "gain_others", "gradients", "bytes"),
 )
-Found = dict[str, float | int | None]  # of tables.interval
+
+
+def searches(options: Options) -> list[Case]:
+    """Take every subject with every seed."""
+    return [
+        {"subjects": [key], "seed": seed} for key in options.subjects for seed in options.seeds
+    ]
+
+
+def variants(keys: Iterable[str], names: Iterable[str]) -> list[Case]:
+    """Take every variant of a method with every subject and the first seed."""
+    return [{"subjects": [key], "seed": 0, "method": name} for key in keys for name in names]
+
+
+def contest(options: Options, group: Sequence[str], methods: Iterable[str]) -> list[Case]:
+    """Take every method with every seed; what learns nothing, once."""
+    return [
+        {"subjects": list(group), "method": method, "seed": seed}
+        for seed in options.seeds
+        for method in known(methods)
+        if seed == 0 or method not in UNLEARNT
+    ]
 
 
 def known(names: Iterable[str]) -> tuple[str, ...]:
@@ -101,38 +124,34 @@ def measured(
         row = pictured(lab, found, examples, draws=draws)
         row |= shares([drift(lab, found, each, purpose=draws) for each in examples])
         row |= {"gradients": found.gradients, "bytes": found.bytes}
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(row).encode())
     return json.loads(path.read_text("utf-8"))
 
 
-def curve(
-    lab: Lab, method: str, examples: Sequence[Example], *, seed: int, **settings: object
-) -> list[Row]:
+def curve(lab: Lab, method: str, examples: Sequence[Example], *, seed: int) -> list[Row]:
     """Measure a method at every budget, on the draws for choices; the last is its own."""
     whole, rows = lab.effort.budget(METHODS[method]().budget), []
     for budget in sorted({max(1, round(whole * share)) for share in BUDGETS}):
-        how = METHODS[method](budget=budget, **settings)
+        how = METHODS[method](budget=budget)
         row = measured(lab, how, examples, seed=seed, draws="choice", going_on=True)
         rows.append({"budget": budget, **row})
     return rows
 
 
-def compared(
-    lab: Lab, method: str, examples: Sequence[Example], *, seed: int, reference: str
-) -> list[Row]:
+def compared(case: Case, lab: Lab) -> list[Row]:
     """Measure a method once; a rival at every budget, at its best, and where its drift is equal.
 
-    The best budget of a rival and the one whose drift is nearest to that of ``reference`` are
-    chosen for these subjects and this seed, on other draws than those of the report.
+    The best budget of a rival and the one whose drift is nearest to that of REFERENCE are chosen
+    for these subjects and this seed, on other draws than those of the report.
 
     Returns:
         Rows with a column ``at``: ``report``, ``equal drift`` or ``curve``.
     """
+    method, examples, seed = case["method"], lab.chosen(case["subjects"]), case["seed"]
     if method not in (*RIVALS, *MERGED):
         return [{"at": "report", **measured(lab, METHODS[method](), examples, seed=seed)}]
     points = curve(lab, method, examples, seed=seed)
-    goal = measured(lab, METHODS[reference](), examples, seed=seed, draws="choice")["drift"]
+    goal = measured(lab, METHODS[REFERENCE](), examples, seed=seed, draws="choice")["drift"]
 
     def apart(row: Row) -> float:
         return round(abs(math.log(max(row["drift"], 1e-12) / max(goal, 1e-12))), 6)
@@ -151,15 +170,15 @@ def compared(
     return rows
 
 
-def comparison(table: pd.DataFrame, reference: str) -> Results:
+def comparison(table: pd.DataFrame) -> Results:
     """Make the parts of a results file from rows of :func:`compared`.
 
     Returns:
         ``rows`` of the report; ``equal_drift``, the same for rivals; ``lead``, by how much
-        ``reference`` succeeds more often, paired by subject; ``curves``.
+        REFERENCE succeeds more often, paired by subject; ``curves``.
     """
     report, near, points = (table[table["at"] == at] for at in ("report", "equal drift", "curve"))
-    own, curves = report[report["method"] == reference], []
+    own, curves = report[report["method"] == REFERENCE], []
     for method in points["method"].unique():
         part = rows_of(points[points["method"] == method], "budget", FIGURES)
         curves += [{"method": method, **row, "budget": int(row["budget"])} for row in part]
@@ -179,21 +198,16 @@ def comparison(table: pd.DataFrame, reference: str) -> Results:
     }
 
 
-def lead(one: pd.DataFrame, other: pd.DataFrame, column: str = "success") -> Found:
+def lead(one: pd.DataFrame, other: pd.DataFrame, column: str = "success") -> Interval:
     """Give the interval of ``one`` minus ``other`` over the subjects that both have."""
     means = [table.groupby("subjects")[column].mean() for table in (one, other)]
-    found = (means[0] - means[1]).dropna()
-    return interval(found) if len(found) else {"mean": None, "low": None, "high": None, "n": 0}
-
-
-def differing(settings: Mapping[str, object]) -> dict[str, object]:
-    """Leave out settings that are the defaults, so that equal searches have equal names."""
-    return {name: value for name, value in settings.items() if value != getattr(DEFAULT, name)}
+    return interval(means[0] - means[1])
 
 
 def cones(*, steps: int | None = None, **settings: object) -> Method:
     """Give Cones with other settings; ``steps`` of refinement come after those of scoring."""
-    changes = differing(settings)
+    # Without what is the default, so that equal searches have equal names.
+    changes = {name: value for name, value in settings.items() if value != getattr(DEFAULT, name)}
     scoring = DEFAULT.changed(changes).score_steps
     budget = scoring + (DEFAULT.steps if steps is None else steps)
     return METHODS["cones"](budget=budget, settings=changes)

@@ -15,7 +15,7 @@ from experiments.metrics.success import judged
 from experiments.studies.shared import MERGED, RIVALS, claim, known, read, seeds
 from experiments.study import Case, Options, Results, Row, Study
 from experiments.subjects import PLACES, groups, prompt
-from experiments.tables import over_subjects
+from experiments.tables import intervals
 
 BEST = 2
 ALONE = ("untouched", "cones", *RIVALS)
@@ -46,7 +46,6 @@ def measure(case: Case, lab: Lab) -> list[Row]:
     for rank, k in enumerate(order[:BEST]):
         name = "-".join([*case["subjects"], place, method, str(case["seed"]), str(rank)])
         files.append(f"shown/{name.replace(' ', '_')}.png")
-        (lab.work / files[-1]).parent.mkdir(parents=True, exist_ok=True)
         save_png(drawn[k], lab.work / files[-1], {"prompt": said, "seed": tries[k]})
     success = sum(row["success"] for row in rows) / len(rows)
     best = sum(rows[k]["success"] for k in order[:BEST]) / BEST
@@ -58,9 +57,9 @@ def results(table: pd.DataFrame, options: Options) -> Results:
     rows, claims = [], []
     for size, part in table.groupby("size"):
         about = {"size": int(size), **part.iloc[0][["subjects", "place"]].to_dict()}
-        found = over_subjects(part, "method", ("best", "success"))
-        rows += [{**about, "method": method, **columns} for method, columns in found.items()]
-        best = {method: columns["best"]["mean"] or 0.0 for method, columns in found.items()}
+        found = intervals(part, "method", ("best", "success"))
+        rows += [about | row for row in found]
+        best = {row["method"]: row["best"]["mean"] or 0.0 for row in found}
         own, others = (
             max((best[name] for name in names if name in best), default=None)
             for names in (("cones", "cones-collaborative"), (*RIVALS, *MERGED))

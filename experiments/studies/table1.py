@@ -2,35 +2,23 @@
 
 import pandas as pd
 
-from experiments.lab import Lab
+from experiments.methods.cones import CONTROLS
 from experiments.methods.rivals import MEASURED
 from experiments.studies import shared
-from experiments.studies.shared import CONTROLS, RIVALS, aim, claim, means, told
+from experiments.studies.shared import RIVALS, aim, claim, means, told
 from experiments.study import Case, Options, Results, Row, Study
 
 METHODS = (*CONTROLS, "cones", "cones-paper", *RIVALS)
 
 
 def cases(options: Options) -> list[Case]:
-    """Take every method with every subject and seed; what learns nothing, once."""
-    return [
-        {"subjects": [key], "method": method, "seed": seed}
-        for key in options.subjects
-        for seed in options.seeds
-        for method in shared.known(METHODS)
-        if seed == 0 or method not in shared.UNLEARNT
-    ]
-
-
-def measure(case: Case, lab: Lab) -> list[Row]:
-    """Measure a control or Cones once, a rival along its curve."""
-    examples = lab.chosen(case["subjects"])
-    return shared.compared(lab, case["method"], examples, seed=case["seed"], reference="cones")
+    """Take every method with every subject and seed."""
+    return [case for key in options.subjects for case in shared.contest(options, [key], METHODS)]
 
 
 def results(table: pd.DataFrame, options: Options) -> Results:
     """Compare each at its best, and at equal drift."""
-    found = shared.comparison(table, "cones")
+    found = shared.comparison(table)
     checked = {"claims": claims(found), "aims": aims(found["rows"])}
     present = set(table["method"])
     rates = {name: MEASURED.get(name) for name in RIVALS if name in present}
@@ -83,5 +71,9 @@ def aims(rows: list[Row]) -> list[dict[str, object]]:
 
 
 STUDY = Study(
-    "table1", "One subject: who draws it where it was asked for?", cases, measure, results
+    "table1",
+    "One subject: who draws it where it was asked for?",
+    cases,
+    shared.compared,
+    results,
 )

@@ -24,7 +24,7 @@ from experiments.studies import side_by_side
 from experiments.studies.shared import RIVALS, known
 from experiments.study import Case, Options, Results, Row, Study
 from experiments.subjects import PLACES, groups, prompt
-from experiments.tables import PAGES, interval, over_subjects
+from experiments.tables import PAGES, interval, intervals
 
 COMBINATIONS, PROMPTS = 3, 4  # of each number of subjects, of each combination (Appendix B.5)
 SIDES = ("left", "right")
@@ -48,8 +48,7 @@ def cases(options: Options) -> list[Case]:
 
 def results(table: pd.DataFrame, options: Options) -> Results:
     """Say what is shown; people's answers are counted by :func:`counted`."""
-    found = over_subjects(table, "method", ("best", "success"))
-    rows = [{"method": name, **columns} for name, columns in found.items()]
+    rows = intervals(table, "method", ("best", "success"))
     return {"rows": rows, "pairs": len(pairs(table))}
 
 
@@ -80,7 +79,6 @@ def figure(table: pd.DataFrame, lab: Lab, docs: Path) -> None:
     environment = Environment(loader=loader, undefined=StrictUndefined, autoescape=True)
     page = environment.get_template("userstudy.html.j2").render(pairs=shown, questions=QUESTIONS)
     key = {row["pair"]: {n: row[n] for n in (*SIDES, "subjects")} for row in found}
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "index.html", page.encode())
     write_atomic(folder / "key.json", json.dumps(key, indent=1).encode())
 

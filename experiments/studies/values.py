@@ -104,11 +104,7 @@ def checked(loss: ImplantingLoss, weights: Weights, seed: int, draws: int) -> fl
 def cases(options: Options) -> list[Case]:
     """Take every precision with every subject."""
     chosen = [SHUT, "quaternary"] if options.quick else list(BITS)
-    return [
-        {"subjects": [key], "seed": 0, "method": precision}
-        for key in options.subjects
-        for precision in chosen
-    ]
+    return shared.variants(options.subjects, chosen)
 
 
 def measure(case: Case, lab: Lab) -> list[Row]:

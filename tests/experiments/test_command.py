@@ -24,11 +24,13 @@ def test_a_run_takes_its_shard_and_writes_the_page(
 ) -> None:
     calls: list[object] = []
     monkeypatch.setattr(command, "run", lambda *a, shard: calls.append((a[2].subjects, shard)))
-    monkeypatch.setattr(command, "publish", lambda *a: calls.append(a[3]))
+    monkeypatch.setattr(command, "publish", lambda *a: calls.append(a[3]) or a[3])
     options = Options(("a_cat", "a_dog"), effort=Effort(), quick=True)
     asked = command.Asked(("certificate",), quick=True, work=tmp_path, shard=shard)
     command.performed(asked, tiny_lab(tmp_path), options)
     assert calls == [(("a_cat",), mine), tmp_path / "docs"]
+    command.performed(asked, tiny_lab(tmp_path / "2"), options, measure=False)
+    assert calls[2:] == [tmp_path / "docs"]
 
 
 @pytest.mark.parametrize("shard", ["2/2", "1", "a/2", "-1/2"])
@@ -53,6 +55,17 @@ def test_subjects_methods_and_pictures_are_chosen(monkeypatch: pytest.MonkeyPatc
 def test_an_unknown_subject_or_method_is_refused(said: dict[str, str]) -> None:
     with pytest.raises(typer.BadParameter, match="is none of"):
         command.prepared(command.Asked(("storage",), **said))
+
+
+@pytest.mark.parametrize("name", ["run", "page"])
+def test_studies_are_measured_only_by_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(command, "prepared", lambda asked: (asked, "options"))
+    monkeypatch.setattr(command, "performed", lambda *a, measure: calls.extend([*a, measure]))
+    said = ["table1,storage", "--seeds", "2", "--searches", "1", "--work", "w"]
+    assert CliRunner().invoke(command.app, [name, *said]).exit_code == 0
+    asked = command.Asked(("table1", "storage"), seeds=2, searches=1, work=Path("w"))
+    assert calls == [asked, asked, "options", name == "run"]
 
 
 def test_an_unknown_study_is_refused() -> None:

@@ -3,13 +3,14 @@ from pathlib import Path
 
 import pytest
 
+from experiments.metrics.examiner import Seen, SeenThing
 from experiments.metrics.success import judged, shares
 from experiments.subjects import Example
-from tiny_lab import Seen, Thing
+from tiny_lab import thing
 
 CAT = Example("cat", Path(), "cat", "red", "blue", "stripes", False, "V*")
 JAR = Example("jar", Path(), "jar", "white", "green", "dots", False, "V2*")
-CAT_SEEN, JAR_SEEN = Thing("cat", "red", "blue", "stripes"), Thing("jar", "white", "green", "dots")
+CAT_SEEN, JAR_SEEN = thing("cat", "red", "blue", "stripes"), thing("jar", "white", "green", "dots")
 
 
 def test_all_right() -> None:
@@ -44,7 +45,7 @@ def test_another_place_is_no_success() -> None:
 
 
 @pytest.mark.parametrize("things", [(CAT_SEEN, JAR_SEEN), (JAR_SEEN, CAT_SEEN)])
-def test_subjects_find_their_things_in_any_order(things: tuple[Thing, ...]) -> None:
+def test_subjects_find_their_things_in_any_order(things: tuple[SeenThing, ...]) -> None:
     found = judged(Seen("snow", things), [CAT, JAR], "snow")
     assert found["success"] == found["exact"] == 1.0
 

@@ -1,11 +1,20 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from experiments.tables import interval, markdown, over_subjects, paired, plain, rows_of
+from experiments.tables import (
+    interval,
+    intervals,
+    markdown,
+    over_subjects,
+    plain,
+    rows_of,
+    write_results,
+)
 
 TABLE = pd.DataFrame(
     [
@@ -49,9 +58,17 @@ def test_methods_come_in_their_order_with_the_interval_of_success() -> None:
     }
 
 
-def test_a_paired_difference_is_within_subjects() -> None:
-    found = paired(TABLE, "method", "a", "b", "success")
-    assert found == pytest.approx(interval([0.2, 0.4]))
+def test_every_column_has_its_interval() -> None:
+    first, second = intervals(TABLE, "method", ["success", "drift"])
+    assert (first["method"], second["method"]) == ("a", "b")
+    assert first["drift"] == pytest.approx(interval([1.0, 3.0]))
+
+
+def test_a_results_file_is_strict_json(tmp_path: Path) -> None:
+    path = write_results(tmp_path, "x", {"name": "ä"})
+    assert path.read_text("utf-8") == '{\n "name": "ä"\n}\n'
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_results(tmp_path, "x", {"share": math.nan})
 
 
 def test_a_table_in_markdown() -> None:

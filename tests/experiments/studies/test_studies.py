@@ -10,8 +10,10 @@ import pytest
 from experiments.lab import Effort, Lab
 from experiments.studies import STUDIES, frontier, shared, storage, table1, tuning
 from experiments.study import Case, Options, Row, publish, run
+from experiments.tables import interval
 
 ELSEWHERE = ("certificate", "rates")  # need real searches and rivals
+CASE: Case = {"subjects": ["a_cat"], "method": "dreambooth", "seed": 0}
 ROW = {"method", "success", "interval", "noun", "colour", "second", "place", "drift", "gradients"}
 
 
@@ -80,7 +82,7 @@ def test_a_rival_is_chosen_on_other_draws_than_it_is_reported_on(
         return {"success": share if choice else 1 - share, "drift": drift}
 
     monkeypatch.setattr(shared, "measured", measured)
-    rows = shared.compared(lab, "dreambooth", lab.chosen(["a_cat"]), seed=0, reference="cones")
+    rows = shared.compared(CASE, lab)
     of = {row["at"]: row for row in rows}
     assert [row["budget"] for row in rows if row["at"] == "curve"] == [1, 2, 3]
     assert (of["report"]["budget"], of["report"]["success"]) == (2, 0.4)
@@ -94,8 +96,18 @@ def test_without_any_drift_equal_drift_is_the_best(
         return {"success": float(how.budget == 2), "drift": 0.03 if how.name == "cones" else 0.0}
 
     monkeypatch.setattr(shared, "measured", measured)
-    rows = shared.compared(lab, "dreambooth", lab.chosen(["a_cat"]), seed=0, reference="cones")
+    rows = shared.compared(CASE, lab)
     assert [row["budget"] for row in rows if row["at"] != "curve"] == [2, 2]
+
+
+def test_a_difference_is_within_the_subjects_that_both_have() -> None:
+    one, other = (
+        pd.DataFrame({"subjects": list(keys), "success": values})
+        for keys, values in (("aabc", [0.2, 0.4, 0.9, 0.7]), ("ab", [0.1, 0.5]))
+    )
+    assert shared.lead(one, other) == pytest.approx(interval([0.2, 0.4]))
+    nothing = shared.lead(one, other[:0])
+    assert nothing == {"mean": None, "low": None, "high": None, "n": 0}
 
 
 def test_choice_and_report_share_no_seed() -> None:
