@@ -53,8 +53,8 @@ def short(*given: object, **options: object) -> cones.Concept:
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in a folder where the built-in model is tiny and searches are short."""
-    tiny_pipeline().save_pretrained(tmp_path / "model")
-    monkeypatch.setattr("cones.models.builtin.folder", lambda: tmp_path / "model")
+    tiny_pipeline().save_pretrained(tmp_path / "weights")
+    monkeypatch.setattr("cones.models.builtin.folder", lambda: tmp_path / "weights")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(cones, "find", short, raising=False)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
