@@ -25,11 +25,9 @@ class NoiseSchedule:
     """Mix pictures and noise as in training, ``x_t = alpha_t x + sigma_t eps`` (Sec. 2).
 
     Attributes:
-        prediction: One of ``PREDICTIONS``.
-        training: The ``DDPMScheduler``.
+        training: The ``DDPMScheduler``; its ``prediction_type`` is one of ``PREDICTIONS``.
     """
 
-    prediction: str
     training: Part
 
     @classmethod
@@ -47,7 +45,7 @@ class NoiseSchedule:
                 f"{', '.join(PREDICTIONS)} with a beta schedule; load Stable Diffusion 1.x, 2.x "
                 "or XL, not a flow-matching model"
             )
-        return cls(prediction, DDPMScheduler.from_config(config))
+        return cls(DDPMScheduler.from_config(config))
 
     def timesteps(self, count: int, generator: torch.Generator) -> Times:
         """Draw timesteps, one from each of ``count`` equal parts of training, shuffled."""
@@ -60,13 +58,9 @@ class NoiseSchedule:
         """Noise the latents."""
         return self.training.add_noise(latents, noise, timesteps)  # x_t of Eq. 1
 
-    def told(self, timesteps: Times) -> Times:
-        """Give the time as the model is told it."""
-        return timesteps
-
     def target(self, latents: Latents, noise: Latents, timesteps: Times) -> Latents:
         """Give what the model should predict: ``eps`` or ``alpha eps - sigma x``."""
-        if self.prediction == "epsilon":
+        if self.training.config.prediction_type == "epsilon":
             return noise
         return self.training.get_velocity(latents, noise, timesteps)
 
@@ -80,6 +74,6 @@ class NoiseSchedule:
             return torch.ones(len(timesteps), device=timesteps.device)
         kept = self.training.alphas_cumprod.to(timesteps.device)[timesteps]  # alpha_t squared
         snr = kept / (1 - kept)
-        if self.prediction == "epsilon":  # finite also where the signal is gone
-            return (SNR_CAP / snr).clamp(max=1)
+        if self.training.config.prediction_type == "epsilon":
+            return (SNR_CAP / snr).clamp(max=1)  # finite also where the signal is gone
         return snr.clamp(max=SNR_CAP) * (1 - kept)
