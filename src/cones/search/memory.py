@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from cones.models.protocol import Model
+from cones.models.protocol import Model, Part
 from cones.search.loss import Examples
 from cones.search.resume import Progress
 from cones.search.settings import Settings
@@ -28,7 +28,8 @@ def fitted(
     model: Model, settings: Settings, shown: Examples, progress: Progress
 ) -> Iterator[Settings]:
     """Choose ``micro_batch`` if it is open; recompute activations only where one is too many."""
-    device, network = shown.latents.device, model.module
+    device = shown.latents.device
+    network: Part = model.module
     with ExitStack() as stack:
         if settings.micro_batch is None and device.type in FREE:
             weights, outputs = model.weights(settings.scope).values(), _outputs(model, shown)

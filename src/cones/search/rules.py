@@ -46,12 +46,12 @@ def candidates(
         prior_weight=lam,
         keeper=keeper,
     )
+    exchange = partial(refine, weights=weights, settings=settings, within=within, keeper=keeper)
     found = []
     for density in DENSITIES if settings.density is None else (settings.density,):
         if refining:
-            own, limits = drawn(purpose=f"search-refine {density:.2%}"), {"prior_weight": lam}
-            limits |= {"density": density, "within": within, "keeper": keeper}
-            mask, score, lam = refine(own, weights, score, settings, **limits)
+            own = drawn(purpose=f"search-refine {density:.2%}")
+            mask, score, lam = exchange(own, ranking=score, density=density, prior_weight=lam)
         else:
             mask = top(score, weights, density=density, guard=settings.guard, within=within)
         found.append((mask, score, lam))
