@@ -39,7 +39,7 @@ def fitted(
             if left < PLAIN * outputs and not network.is_gradient_checkpointing:
                 stack.callback(network.disable_gradient_checkpointing)
                 network.enable_gradient_checkpointing()
-            recompute, most = network.is_gradient_checkpointing, settings.prior_batch or 1
+            recompute, most = network.is_gradient_checkpointing, settings.prior_batch
             share, how = (RECOMPUTED, "recomputed") if recompute else (PLAIN, "kept")
             fit = max(1, min(int(left / share / outputs), max(settings.batch, most)))
             settings = replace(settings, micro_batch=fit)

@@ -45,7 +45,7 @@ class Settings:
     rate: float = _within(0.02, 1e-9, 10.0)  # of a refined score; a typical one starts at -1
     score_rate: float = _within(1e-3, 1e-9, 10.0)  # rho and beta of the paper
     batch: int = _within(8, 1, 4096)  # samples of the subject a gradient
-    prior_batch: int | None = _within(None, 1, 4096)  # and of the prior; None: as many
+    prior_batch: int = _within(2, 1, 4096)  # and of the prior: few, as its weight is small
     micro_batch: int | None = _within(None, 1, 4096)  # samples at once; None: what fits
     prior: str = _one_of("agreement", "drawn", "none")
     prior_weight: float = _within(0.1, 0.0, 1e4)  # lambda of Eq. 4
