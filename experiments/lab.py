@@ -58,7 +58,6 @@ QUICK = Effort(prompts=2, pictures=2, inference_steps=8, gradients=12, prior=4, 
 T = TypeVar("T")
 PRECISIONS = ("float32", "bfloat16")
 APART = 10_000  # between the seeds of one prompt and the next
-SMALL, _AT_ONCE = 256, 40  # side of a small picture in pixels; so many are drawn at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +151,6 @@ class Lab:
                 self.pipeline,
                 [said for said in prompts for _ in seeds],
                 seeds=[seed + APART * k for k in range(len(prompts)) for seed in seeds],
-                batch=_AT_ONCE if self.model.size <= SMALL else None,
                 num_inference_steps=self.effort.inference_steps,
                 progress=self.progress,
             )

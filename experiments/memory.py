@@ -27,16 +27,14 @@ from cones.models.protocol import Model, Progress
 from cones.models.unet import UNetModel
 from cones.models.words import RARE_WORDS
 from cones.search.find import CONTROLS
+from cones.search.memory import STATE, USABLE
 from cones.search.settings import Settings
 from experiments.checkpoints import write_page
 from experiments.small import small
+from experiments.tables import write_results
 
 Known: TypeAlias = Callable[..., dict[str, int]]  # measures, or finds a measure
 CARDS = (24, 16, 12, 8, 6)  # GB
-USABLE = 0.9  # of a card; the rest is for the work space of kernels and the allocator
-# Bytes that a search keeps for each searched weight: scores, two moments, ranking, gradient and
-# what their update needs, in single precision.
-STATE = 4 * 8
 ENCODERS = {"sd15": 207e6, "sd21": 424e6, "sdxl": 901e6}  # parameters of text encoders and VAE
 SPEEDS = {"rtx3060": 0.4 * 25.5e12, "rtx4090": 0.4 * 165e12}  # operations a second: 40 % of peak
 VAE = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2}
@@ -98,7 +96,7 @@ class Live(TorchDispatchMode):
 def full_size(name: str) -> Iterator[Model]:
     """Build a model of the published size that takes no memory, in bfloat16."""
     # Fake tensors are no weights that could be edited, which the library asks for.
-    with FakeTensorMode(), patch("cones.models.projections._require_editable"):
+    with FakeTensorMode(), patch("cones.models.projections.require_writable"):
         pipeline = small()
         torch.set_default_dtype(torch.bfloat16)
         try:
@@ -149,9 +147,9 @@ def searching(name: str, samples: int, *, checkpointing: bool) -> dict[str, int]
 def passes(settings: Settings) -> tuple[int, int]:
     """Count the samples that a search sends through the network: with and without gradient."""
     steps, prior = settings.steps + settings.score_steps, settings.prior_batch or settings.batch
-    # Guidance asks twice; a certificate takes nine looks; V* has candidates, asked for 4 samples.
+    # Guidance asks twice; a certificate takes nine looks; V* has candidates, each asked 4 times.
     pictures = (settings.prior_count + 2 * CONTROLS) * settings.prior_steps * 2
-    rest = 9 * settings.draws + pictures + 8 * len(RARE_WORDS)
+    rest = 9 * settings.draws + pictures + 4 * (1 + len(RARE_WORDS))
     return steps * (settings.batch + prior), steps * prior + rest
 
 
@@ -202,6 +200,5 @@ def run(work: Path, docs: Path, progress: Progress) -> Path:
     for name in SIZES:
         rest, step = known(at_rest, name), known(searching, name, 1, checkpointing=False)
         today[name] = (rest["weights"] + STATE * rest["searched"] + step["peak"]) / 1e9
-    text = json.dumps({"rows": rows, "today": today, "measured": record}, indent=1)
-    write_atomic(docs / "results" / "memory.json", f"{text}\n".encode())
+    write_results(docs, "memory", {"rows": rows, "today": today, "measured": record})
     return write_page(docs)

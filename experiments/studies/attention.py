@@ -15,19 +15,12 @@ from cones.drawing import save_png, sheet
 from cones.search.loss import draw, examples, predicted
 from experiments.lab import Lab
 from experiments.methods import Fitted, learn
-from experiments.studies.shared import claim, distinct, lead, shut
+from experiments.studies.shared import claim, distinct, lead, searches, shut
 from experiments.study import Case, Options, Results, Row, Study
 from experiments.subjects import Example, prompt
-from experiments.tables import over_subjects
+from experiments.tables import intervals
 
 METHODS = ("untouched", "random", "cones")
-
-
-def cases(options: Options) -> list[Case]:
-    """Take every subject with every seed."""
-    return [
-        {"subjects": [key], "seed": seed} for key in options.subjects for seed in options.seeds
-    ]
 
 
 def measure(case: Case, lab: Lab) -> list[Row]:
@@ -63,8 +56,7 @@ def results(table: pd.DataFrame, options: Options) -> Results:
     """Average by word and method; compare subject by subject."""
     rows, leads = [], {}
     for word, part in table.groupby("word", sort=False):
-        for method, columns in over_subjects(part, "method", ("share", "area")).items():
-            rows.append({"word": word, "method": method, **columns})
+        rows += [{"word": word, **row} for row in intervals(part, "method", ("share", "area"))]
         of = {name: part[part["method"] == name] for name in METHODS}
         leads[word] = {n: lead(of["cones"], of[n], "share") for n in METHODS[:2]}
     found = leads["identifier"]["untouched"]
@@ -81,14 +73,14 @@ def figure(table: pd.DataFrame, lab: Lab, docs: Path) -> None:
     words, said = [example.identifier, example.noun], prompt([example.phrase])
     steps = lab.effort.inference_steps
     rows = attend(lab.pipeline, concepts, said, words, num_inference_steps=steps)
-    page = sheet(rows, ["picture", *words], title=said)
+    page = sheet(rows, [said, *words])
     save_png(page, docs / "attention.png", {"prompt": said})
 
 
 STUDY = Study(
     "attention",
     "Do the words look at the subject?",
-    cases,
+    searches,
     measure,
     results,
     judged=False,

@@ -1,6 +1,7 @@
 """Memory and arithmetic are counted as they are spent."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,14 +32,15 @@ def test_bytes_are_counted_while_they_are_held() -> None:
 
 
 def test_recomputation_takes_fewer_bytes_and_more_operations() -> None:
-    layers = [torch.nn.Linear(64, 64) for _ in range(8)]
+    linear, relu = torch.nn.Linear, torch.nn.ReLU
+    blocks = [torch.nn.Sequential(linear(64, 64), relu(), linear(64, 64)) for _ in range(8)]
     found = {}
     for recompute in (False, True):
         x = torch.zeros(256, 64, requires_grad=True)
         with memory.Live() as live:
             y = x
-            for layer in layers:
-                y = checkpoint(layer, y, use_reentrant=False) if recompute else layer(y).relu()
+            for block in blocks:
+                y = checkpoint(block, y, use_reentrant=False) if recompute else block(y)
             torch.autograd.grad(y.sum(), [x])
         found[recompute] = live
     assert found[True].flop > found[False].flop
@@ -49,7 +51,9 @@ def test_operations_are_those_of_pytorch() -> None:
     model = model_for(small())
     with memory.Live() as live:
         memory.one_gradient(model, 2)
-    mapping = {f: each for f, each in memory.FORMULAS.items() if "flash" in str(f)}
+    mapping = {f: partial(each) for f, each in memory.FORMULAS.items() if "flash" in str(f)}
+    for each in mapping.values():
+        vars(each)["_get_raw"] = True  # they are as PyTorch keeps its own
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         memory.one_gradient(model, 2)
     assert live.flop == counter.get_total_flops() > 0
@@ -65,12 +69,12 @@ def test_passes_are_those_of_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline.unet.register_forward_pre_hook(count)
     find(pipeline, Subject(torch.rand(4, 3, 64, 64), "cat"), **QUICK)
     expected = memory.passes(Settings(**QUICK))
-    assert tuple(counted) == (expected[0], expected[1] - 8 * (len(memory.RARE_WORDS) - 1))
+    assert tuple(counted) == (expected[0], expected[1] - 4 * (len(memory.RARE_WORDS) - 1))
 
 
 def test_the_library_chooses_for_a_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(memory, "SIZES", {"sd15": {"sample_size": 8, **WIDTHS}})
-    monkeypatch.setattr(memory, "CARDS", (1, 1e-9))
+    monkeypatch.setattr(memory, "SIZES", {"sd15": {"sample_size": 16, **WIDTHS}})
+    monkeypatch.setattr(memory, "CARDS", (1, 0))
     for _ in range(2):  # the second time all is known
         memory.run(tmp_path, tmp_path / "docs", lambda *at: None)
         monkeypatch.setattr(memory, "one_gradient", None)
