@@ -40,7 +40,7 @@ def peak(work: Callable[[], object]) -> int:
 def test_memory_follows_the_size_of_the_file() -> None:
     shape = [1 << 39]
     empty = packed(shape, (0, deflated(b"")), (0, deflated(b"")))
-    assert peak(lambda: loads(empty) | loads(empty)) < 20 << 20
+    assert peak(lambda: loads(empty).mask | loads(empty).mask) < 20 << 20
     assert len(loads(empty).mask.shapes["w"]) == 1
     dense = deflated(bytes(7_000_000), zlib.Z_HUFFMAN_ONLY)
     assert len(dense) < 1 << 20
