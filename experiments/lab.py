@@ -113,7 +113,7 @@ class Lab:
 
     def heard(self, example: Example) -> tuple[str, float]:
         """Choose the word that an identifier starts from; say how far it moves predictions."""
-        name = f"{self.key.rpartition(':')[2][:12]}-{example.noun}-{example.identifier}.json"
+        name = f"{self.key[:12]}-{example.noun}-{example.identifier}.json"
         path = self.work / "starts" / name.replace("*", "").replace(" ", "_")
         if not path.exists():
             found = choose_start(self.model, example.noun, identifier=example.identifier)
@@ -128,9 +128,7 @@ class Lab:
             "num_inference_steps": min(given.prior_steps, self.effort.inference_steps),
             "guidance_scale": given.prior_guidance,
         }
-        name = "-".join(
-            [self.key.rpartition(":")[2][:12], self.precision, *map(str, how.values())]
-        )
+        name = "-".join([self.key[:12], self.precision, *map(str, how.values())])
         with self.computing():
             return pictures(
                 partial(sample, self.pipeline, **how),

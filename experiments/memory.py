@@ -146,7 +146,7 @@ def searching(name: str, samples: int, *, checkpointing: bool) -> dict[str, int]
 
 def passes(settings: Settings) -> tuple[int, int]:
     """Count the samples that a search sends through the network: with and without gradient."""
-    steps, prior = settings.steps + settings.score_steps, settings.prior_batch or settings.batch
+    steps, prior = settings.steps + settings.score_steps, settings.prior_batch
     # Guidance asks twice; a certificate takes nine looks; V* has candidates, each asked 4 times.
     pictures = (settings.prior_count + 2 * CONTROLS) * settings.prior_steps * 2
     rest = 9 * settings.draws + pictures + 4 * (1 + len(RARE_WORDS))

@@ -184,3 +184,9 @@ def _scheduler(prediction: str) -> DPMSolverMultistepScheduler:
         steps_offset=1,
         prediction_type=prediction,
     )
+
+
+def search_options(*, steps: int, **settings: int) -> list[str]:
+    """Say on a command line how little is to be searched."""
+    more = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    return [*more, "--steps", str(steps), "--density", "0.02"]

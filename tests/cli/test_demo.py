@@ -12,15 +12,11 @@ from PIL import Image
 import cones
 from cones.drawing import read_record
 from cones.subject import read_pixels
-from fakes import SIZE
+from fakes import SIZE, search_options
 
 Run = Callable[..., object]
 module = import_module("cones.cli.find")  # whose name in the package is that of its command
-TINY = [
-    word
-    for text in ("score_steps=1", "prior_count=1", "prior_steps=1", "batch=1", "draws=2")
-    for word in ("--set", text)
-] + ["--steps", "1", "--density", "0.02"]
+TINY = search_options(steps=1, score_steps=1, prior_count=1, prior_steps=1, batch=1, draws=2)
 
 
 @pytest.fixture

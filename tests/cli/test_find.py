@@ -12,13 +12,10 @@ import pytest
 import cones
 from cones.cli import console
 from cones.search.resume import owned
+from fakes import search_options
 
 Run = Callable[..., object]
-TINY = [
-    word
-    for text in ("score_steps=2", "prior_count=2", "prior_steps=2", "batch=2", "draws=4")
-    for word in ("--set", text)
-] + ["--steps", "2", "--density", "0.02"]
+TINY = search_options(steps=2, score_steps=2, prior_count=2, prior_steps=2, batch=2, draws=4)
 
 
 @pytest.fixture

@@ -39,9 +39,10 @@ def fitted(
             if left < PLAIN * outputs and not network.is_gradient_checkpointing:
                 stack.callback(network.disable_gradient_checkpointing)
                 network.enable_gradient_checkpointing()
-            recompute, most = network.is_gradient_checkpointing, settings.prior_batch
+            recompute = network.is_gradient_checkpointing
             share, how = (RECOMPUTED, "recomputed") if recompute else (PLAIN, "kept")
-            fit = max(1, min(int(left / share / outputs), max(settings.batch, most)))
+            most = max(settings.batch, settings.prior_batch)
+            fit = max(1, min(int(left / share / outputs), most))
             settings = replace(settings, micro_batch=fit)
             progress("memory", 1, 1, f"{fit} samples at once, activations are {how}")
         yield settings
