@@ -34,6 +34,7 @@ from cones.fingerprint import Fingerprint
 from cones.mask import Mask
 
 CHUNK = 1_000
+MOST = 1_024  # parameters that a file may have
 ROOM, SMALL = 1 << 30, 1 << 20  # bytes: address space of a child; files that the limits are for
 LIMITS = {"seconds": 2.0, "megabytes": 200.0}
 KINDS = {"damage": 300, "bytes": 300, "field": 300, "text": 98, "stream": 2}  # of 1,000
@@ -165,7 +166,7 @@ def _text(value: object, draws: list[random.Random]) -> str:
 
 def _streamed(told: dict[str, Any], draw: random.Random) -> bytes:
     """Forge parameters of any shape whose counts and lengths are right."""
-    power, many = 2 ** draw.randrange(3, 63), draw.choice((1, 1, 1, 2, 50, 4_096))
+    power, many = 2 ** draw.randrange(3, 63), draw.choice((1, 1, 1, 2, 50, MOST))
     shape = draw.choice(
         ([power], [power], [1 << 20] * draw.randrange(1, 4), [1] * (50_000 // many))
     )

@@ -114,6 +114,13 @@ def test_directed_files_are_refused(case: str) -> None:
     assert len(str(caught.value)) < 1000
 
 
+def test_a_long_value_is_cut_in_the_message() -> None:
+    long = {f"{k}": [["x" * 99] * 9] * 9 for k in range(9)}
+    with pytest.raises(FileError, match="'version' is .*; expected .*; update") as caught:
+        loads(described(lambda told: told.update(version=long)))
+    assert len(str(caught.value)) < 600
+
+
 def test_tensors_that_lie_are_refused() -> None:
     tensors, description, body = parts(good())
     for name, field, value in (

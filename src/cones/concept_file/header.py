@@ -163,4 +163,4 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def short(value: object) -> str:
     """Show a hostile value in a few printable letters."""
-    return ascii(reprlib.repr(value))[1:-1]
+    return ascii(reprlib.repr(value))[1:-1][:300]
