@@ -1,6 +1,7 @@
 """Which settings are the defaults? A grid on the tuning subjects, which no other study reports.
 
-Prior weight, density and steps are tried together; from the defaults, one at a time, the rest.
+Prior weight and density are tried together; from the defaults, one at a time, the rest; and three
+cheaper ways as a whole.
 Learnt with the first seed and judged on the draws for choices.
 """
 
@@ -16,15 +17,23 @@ from experiments.tables import rows_of
 GRID: dict[str, tuple[object, ...]] = {
     "prior_weight": (0.03, 0.1, 0.3),
     "density": (0.0066, 0.0132, 0.0243),
-    "steps": (150, 300, 600),
 }
 LINES: dict[str, tuple[object, ...]] = {
+    "steps": (150, 300, 600),
     "rate": (0.01, 0.02, 0.04),
     "score_steps": (20, 40, 80),
     "batch": (4, 8, 16),
+    "prior_batch": (1, 2, 8),
     "weighting": ("uniform", "min-snr"),
 }
-BASE = {name: getattr(shared.DEFAULT, name) for name in (*GRID, *LINES)}
+# Ways to spend less arithmetic on fewer pictures of the prior and fewer samples a step.
+FEWER: dict[str, object] = {"prior_count": 24, "prior_steps": 12, "score_steps": 20}
+THRIFTY: tuple[dict[str, object], ...] = (
+    FEWER | {"batch": 4},
+    FEWER | {"batch": 6, "prior_batch": 1},
+    FEWER | {"batch": 8, "steps": 200},
+)
+BASE = {name: getattr(shared.DEFAULT, name) for name in (*GRID, *LINES, *FEWER)}
 
 
 def cases(options: Options) -> list[Case]:
@@ -33,8 +42,12 @@ def cases(options: Options) -> list[Case]:
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     if not options.quick:
         points += [{name: value} for name, values in LINES.items() for value in values]
+        points = [*THRIFTY, *points]
     once = {str(BASE | point): BASE | point for point in points}.values()
-    near = sorted(once, key=lambda each: sum(each[name] != BASE[name] for name in BASE))
+    cheap = [BASE | each for each in THRIFTY]
+    near = sorted(
+        once, key=lambda each: sum(each[n] != BASE[n] for n in BASE) if each not in cheap else 0
+    )
     return [{"subjects": [key], "seed": 0, **each} for each in near for key in options.tuning]
 
 
