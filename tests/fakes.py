@@ -84,7 +84,8 @@ def tiny_concept(
         Mask.where({name: x < share for name, x in noise.items()})
         for share in (density / 3, density)
     )
-    rows = {name: torch.randn(1, WIDTH, generator=draw) for name in encoders(pipeline)}
+    tables = {n: encoder.get_input_embeddings() for n, (_, encoder) in encoders(pipeline).items()}
+    rows = {n: torch.randn(1, table.embedding_dim, generator=draw) for n, table in tables.items()}
     base = Fingerprint.of(model.weights(), model.name)
     return Concept(levels, (Word(identifier, noun, rows),), base)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from peft import LoraConfig
 from safetensors.torch import load_file
 
@@ -13,6 +14,7 @@ from cones.errors import FileError, ModelError
 from cones.exporting import export
 from cones.models import Pipeline, model_for
 from cones.models.words import encoders, vectors
+from experiments.small import FAMILIES
 from fakes import tiny_concept, tiny_pipeline
 
 
@@ -107,6 +109,40 @@ def test_diffusers_reads_the_embedding(tmp_path: Path) -> None:
     assert np.array_equal(draw(pipeline, "a V cat"), expected)
 
 
+def stock(file: Path, config: Path, embeddings: dict[str, Path]) -> Pipeline:
+    """Load a checkpoint and embeddings by diffusers alone; the configuration is the untouched."""
+    kind = type(DiffusionPipeline.from_pretrained(config))
+    again = kind.from_single_file(str(file), config=str(config))
+    for word, path in embeddings.items():
+        rows, second = load_file(path), getattr(again, "text_encoder_2", None)
+        if second is None:
+            again.load_textual_inversion(str(path), token=word)
+            continue
+        again.load_textual_inversion({word: rows["clip_l"]})
+        places = {"text_encoder": second, "tokenizer": again.tokenizer_2}
+        again.load_textual_inversion({word: rows["clip_g"]}, **places)
+        # Else diffusers takes the largest id of a text for its end, and that is now the word's.
+        second.text_model.eos_token_id = again.tokenizer_2.eos_token_id
+    return again
+
+
+@pytest.mark.parametrize("family", ["SD 1.x", "SD 2.x, v-prediction", "SDXL"])
+def test_plain_diffusers_draws_the_subject_from_a_single_file(family: str, tmp_path: Path) -> None:
+    pipeline = FAMILIES[family]()
+    pipeline.save_pretrained(tmp_path / "config")
+    cat, dog = tiny_concept(pipeline), tiny_concept(pipeline, "V+", "dog", seed=2)
+    before = snapshot(pipeline)
+    file, *words = export(pipeline, [cat, dog], tmp_path / "both", to="single-file")
+    assert [path.name for path in words] == ["both-V.safetensors", "both-V_.safetensors"]
+    assert snapshot(pipeline) == before
+    again = stock(file, tmp_path / "config", dict(zip(("V*", "V+"), words, strict=True)))
+    said = "a V* c and a V+ d"
+    with (cat | dog).applied(pipeline):
+        expected = draw(pipeline, said)
+    assert np.array_equal(draw(again, said), expected)
+    assert not np.array_equal(draw(again, "a c and a d"), expected)
+
+
 def test_refuses_before_anything_is_written(pipeline: Pipeline, tmp_path: Path) -> None:
     concept = tiny_concept(pipeline)
     (tmp_path / "mine").mkdir()
@@ -118,6 +154,8 @@ def test_refuses_before_anything_is_written(pipeline: Pipeline, tmp_path: Path) 
         export(pipeline, concept, tmp_path / "cat", to="comfyui")
     with pytest.raises(FileError, match="found target 'ckpt' .*expected one of diffusers"):
         export(pipeline, concept, tmp_path / "new", to="ckpt")
+    with pytest.raises(FileError, match="cat-V.safetensors exists"):
+        export(pipeline, concept, tmp_path / "cat", to="single-file")
     with pytest.raises(FileError, match="for 0 concepts"):
         export(pipeline, [], tmp_path / "new")
     pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"]))

@@ -1,30 +1,31 @@
 """Write concepts for programs without this library.
 
-``diffusers`` is a whole model in which the neurons are shut and the words are known. ``comfyui``
-and ``a1111`` are small: a difference file that both load like a LoRA (``NAME.diff`` is added to a
-weight; at strength 1 the neurons are exactly 0), and one embedding file per word beside it, so the
-vocabulary stays as it is. No single-file checkpoint is written; both can merge one from these.
+``diffusers`` is a whole model in which the neurons are shut and the words are known. The others
+keep the vocabulary and put one embedding file per word beside: ``single-file`` is a checkpoint in
+the published layout; ``comfyui`` and ``a1111`` are a small difference file that both load like a
+LoRA (``NAME.diff`` is added to a weight; at strength 1 the neurons are exactly 0).
 """
 
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from cones.concept import Concept
 from cones.errors import FileError, ModelError
-from cones.files import write_atomic
+from cones.files import replace_when_done
 from cones.models import Pipeline, model_for
 from cones.models.applied import applied
+from cones.models.checkpoint import published
 from cones.models.words import encoders
 
-TARGETS = ("diffusers", "comfyui", "a1111")
+TARGETS = ("diffusers", "single-file", "comfyui", "a1111")
 
 
 def export(
@@ -37,15 +38,15 @@ def export(
 ) -> tuple[Path, ...]:
     """Write concepts as a model, or as files that other programs load (Sec. 3.2).
 
-    ``path`` is a folder for ``diffusers``, and the difference file ``NAME.safetensors`` for
-    ``comfyui`` and ``a1111``. With ``overwrite`` older exports are replaced by complete new ones.
+    ``path`` is a folder for ``diffusers``, else the file ``NAME.safetensors``. With ``overwrite``
+    older exports are replaced by complete new ones.
 
     Returns:
-        What was written: the folder, or the difference file and the embeddings beside it.
+        What was written: the folder, or the file and the embeddings beside it.
 
     Raises:
         FileError: Unknown target, no concept, or something else is there. Nothing is written then.
-        ModelError: A LoRA is loaded, which would be lost.
+        ModelError: A LoRA is loaded, which would be lost; or a single file cannot hold the model.
     """
     found = [concepts] if isinstance(concepts, Concept) else list(concepts)
     if to not in TARGETS or not found:
@@ -58,8 +59,8 @@ def export(
             "found a LoRA in the pipeline; expected plain weights, for it would be lost in the "
             "file; call pipeline.unload_lora_weights(), after pipeline.fuse_lora() to keep it"
         )
-    write = _model if to == "diffusers" else _files
-    return write(pipeline, found, Path(path).expanduser(), overwrite)
+    given = pipeline, found, Path(path).expanduser(), overwrite
+    return _model(*given) if to == "diffusers" else _files(*given, to == "single-file")
 
 
 def _require_free(path: Path, mark: Path, overwrite: bool) -> None:
@@ -101,30 +102,35 @@ def _long_tables(pipeline: Pipeline) -> Iterator[None]:
 
 
 def _files(
-    pipeline: Pipeline, concepts: Sequence[Concept], path: Path, overwrite: bool
+    pipeline: Pipeline, concepts: Sequence[Concept], path: Path, overwrite: bool, whole: bool
 ) -> tuple[Path, ...]:
-    live = model_for(pipeline).weights()
-    before = {name: weight.clone() for name, weight in live.items()}
-    with applied(pipeline, concepts):
-        changes = {name: weight - before[name] for name, weight in live.items()}
+    """Write one file of weights, ``whole`` or their differences, and one embedding per word."""
     stem = path.name.removesuffix(".safetensors")
-    files = {
-        f"{stem}.safetensors": {
-            f"lora_unet_{name.removesuffix('.weight').replace('.', '_')}.diff": change
-            for name, change in changes.items()
-            if change.any()
-        }
-    }
+    file, embeddings = path.with_name(f"{stem}.safetensors"), {}
     xl = getattr(pipeline, "text_encoder_2", None) is not None
     keys = {"text_encoder": "clip_l" if xl else "emb_params", "text_encoder_2": "clip_g"}
     for word in (word for concept in concepts for word in concept.words):
         name = re.sub(r"\W", "", word.identifier) or "V"  # no '*' in the names of files
-        rows = {keys[encoder]: each for encoder, each in word.embeddings.items()}
-        files[f"{stem}-{name}.safetensors"] = rows
-    written = {path.with_name(name): tensors for name, tensors in files.items()}
-    for file in written:
-        _require_free(file, file, overwrite)
-    for file, tensors in written.items():
-        plain = {name: each.detach().to("cpu").contiguous() for name, each in tensors.items()}
-        write_atomic(file, save(plain, {"format": "pt"}))
-    return tuple(written)
+        while (at := path.with_name(f"{stem}-{name}.safetensors")) in embeddings:
+            name += "_"  # of V* and V+
+        embeddings[at] = {keys[encoder]: rows for encoder, rows in word.embeddings.items()}
+    for each in (file, *embeddings):
+        _require_free(each, each, overwrite)
+    live = model_for(pipeline).weights()
+    before = {} if whole else {name: weight.clone() for name, weight in live.items()}
+    with applied(pipeline, concepts):
+        weights = published(pipeline) if whole else _changes(before, live)
+        for each, tensors in {**embeddings, file: weights}.items():
+            plain = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
+            with replace_when_done(each) as part:
+                save_file(plain, part, {"format": "pt"})
+    return (file, *embeddings)
+
+
+def _changes(before: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name what was added to every changed weight, as both programs read it."""
+    return {
+        f"lora_unet_{name.removesuffix('.weight').replace('.', '_')}.diff": live[name] - weight
+        for name, weight in before.items()
+        if not torch.equal(live[name], weight)
+    }

@@ -14,8 +14,10 @@ from cones.errors import ConesError
 
 Target = Annotated[Path, Argument(help="Folder or file to write.", show_default=False)]
 Kind = Annotated[
-    Literal["diffusers", "comfyui", "a1111"],
-    Option("--to", help="A whole model as a folder, or small files that the program loads."),
+    Literal["diffusers", "single-file", "comfyui", "a1111"],
+    Option(
+        "--to", help="A model as a folder or as one file, or small files that are added to it."
+    ),
 ]
 Start = Annotated[list[Path] | None, Argument(help="Concept files.", show_default=False)]
 Host = Annotated[str, Option(help="Address to listen on; other machines need the token shown.")]
