@@ -1,14 +1,13 @@
 """A model of two small matrices that answers the Model protocol, and losses with known answers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from cones.search.loss import Examples
+from cones.search.loss import Examples, Loss, Part
 
-Pair = tuple[Tensor, Tensor]
 K, V = "net.a.to_k.weight", "net.b.to_v.weight"
 
 
@@ -119,14 +118,14 @@ class Quadratic:
             for n, t in sorted(self.target.items())
         }
 
-    def __call__(self, step: int) -> Callable[[Mapping[str, Tensor]], Iterator[Pair]]:
+    def __call__(self, step: int) -> Loss:
         """Give the loss of ``step``."""
         self.asked.append(step)
         target = self.targets(step)
 
-        def loss(weights: Mapping[str, Tensor]) -> Iterator[Pair]:
+        def loss(weights: Mapping[str, Tensor]) -> Iterator[Part]:
             squares = [(w - target[n].to(w)).square().sum() for n, w in sorted(weights.items())]
-            yield self.curvature / 2 * torch.stack(squares).sum(), torch.zeros(())
+            yield lambda: (self.curvature / 2 * torch.stack(squares).sum(), torch.zeros(()))
 
         return loss
 
@@ -140,14 +139,14 @@ class TwoLayers:
         """Draw the weights to search."""
         return {n: drawn(7 + k, *s).to(dtype) for k, (n, s) in enumerate(self.shapes.items())}
 
-    def __call__(self, step: int) -> Callable[[Mapping[str, Tensor]], Iterator[Pair]]:
+    def __call__(self, step: int) -> Loss:
         """Give the loss of ``step``; half of its samples count as the prior's."""
         x = drawn(1000 + step, 16, 4)
         y = x[:, :3].roll(1, 1)
 
-        def loss(weights: Mapping[str, Tensor]) -> Iterator[Pair]:
+        def loss(weights: Mapping[str, Tensor]) -> Iterator[Part]:
             a, b = weights[K], weights[V]
             error = (torch.tanh(x.to(a) @ a.T) @ b.T - y.to(a)).float().square().mean(1)
-            yield error[:8].mean(), error[8:].mean()
+            yield lambda: (error[:8].mean(), error[8:].mean())
 
         return loss

@@ -95,8 +95,8 @@ class Lesson:
             if anew:
                 loss = replace(loss, subject=self._encoded(loss.subject, self.phrases[k]))
             own = f"{purpose} {k}" if len(self.losses) > 1 else purpose
-            for parts in loss.at(step, purpose=own, seed=self.seed)({}):
-                total = [a.to(b) + b for a, b in zip(total, parts, strict=True)]
+            for part in loss.at(step, purpose=own, seed=self.seed)({}):
+                total = [a.to(b) + b for a, b in zip(total, part(), strict=True)]
         return total
 
     def _encoded(self, pairs: Examples, phrase: str) -> Examples:

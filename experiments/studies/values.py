@@ -96,7 +96,8 @@ def checked(loss: ImplantingLoss, weights: Weights, seed: int, draws: int) -> fl
     """Measure the loss on draws that training does not see, the same for all."""
     rounds, total = max(1, draws // loss.batch), 0.0
     for step in range(rounds):
-        for subject, prior in loss.at(step, purpose="choice", seed=seed)(weights):
+        for part in loss.at(step, purpose="choice", seed=seed)(weights):
+            subject, prior = part()
             total += float(subject + DEFAULT.prior_weight * prior) / rounds
     return total
 

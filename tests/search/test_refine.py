@@ -9,7 +9,7 @@ from torch import Tensor
 from cones.errors import SearchError
 from cones.mask import NONE, Mask
 from cones.search.certify import shut_in
-from cones.search.loss import Loss, Losses, flat, split
+from cones.search.loss import Loss, Losses, Part, flat, split
 from cones.search.refine import refine as refined
 from cones.search.settings import Settings
 from toy_model import K, Quadratic, TwoLayers, V, drawn
@@ -45,7 +45,7 @@ class Planted(Quadratic):
     def __call__(self, step: int) -> Loss:
         loss = super().__call__(step)
 
-        def counted(weights: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        def counted(weights: Mapping[str, Tensor]) -> Iterator[Part]:
             self.shut.append(sum(int((w == 0).sum()) for w in weights.values()))
             yield from loss(weights)
 
@@ -78,7 +78,8 @@ def test_scores_follow_adam_on_the_gradient_with_the_mask_in_place() -> None:
         grown = round(1 + (count - 1) * min(1.0, k / (steps / 2)))
         cut = torch.cat([s.detach().flatten() for s in latent.values()]).topk(grown).values[-1]
         gate = {n: (s.detach() < cut).double().requires_grad_() for n, s in latent.items()}
-        ((subject, prior),) = losses(k)({n: w * gate[n] for n, w in weights.items()})
+        (part,) = losses(k)({n: w * gate[n] for n, w in weights.items()})
+        subject, prior = part()
         found = torch.autograd.grad(subject + 0.3 * prior, list(gate.values()))
         for s, g in zip(latent.values(), found, strict=True):
             s.grad = g
@@ -132,9 +133,12 @@ class Tug:
     def __call__(self, step: int) -> Loss:
         noise = drawn(step + 10, 200)
 
-        def loss(weights: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        def loss(weights: Mapping[str, Tensor]) -> Iterator[Part]:
             open_ = weights["w"]
-            yield ((self.gains + noise) * open_).mean(), (self.costs * (1 - open_)).mean()
+            yield lambda: (
+                ((self.gains + noise) * open_).mean(),
+                (self.costs * (1 - open_)).mean(),
+            )
 
         return loss
 

@@ -43,7 +43,8 @@ def test_algorithm_a2_is_torch_optim_on_the_gate() -> None:
     descent = torch.optim.Adam(xi.values(), lr=rate)
     for k in range(STEPS):
         descent.zero_grad()
-        ((subject, prior),) = losses(k)({n: x * weights[n] for n, x in xi.items()})
+        (part,) = losses(k)({n: x * weights[n] for n, x in xi.items()})
+        subject, prior = part()
         (subject + 0.3 * prior).backward()
         descent.step()
     found = score_accelerated(losses, weights, steps=STEPS, rate=rate, prior_weight=0.3)

@@ -18,9 +18,10 @@ from torch import Tensor
 from cones.errors import SearchError
 from cones.mask import Mask
 from cones.models.protocol import Model
-from cones.search.loss import Against, Examples, Weights, draw, errors
+from cones.search.loss import Against, Draw, Examples, Weights, aimed, draw, errors
 from cones.search.resume import Progress, silent
 from cones.search.settings import Settings
+from cones.search.spread import spread
 
 GAINED, FAILED, UNAVAILABLE = "gained", "not gained", "unavailable"
 AT_ONCE = 32  # samples in the network, unless the settings say
@@ -63,11 +64,15 @@ def paired(
     against: Against = "data",
 ) -> list[Float[Tensor, " n"]]:
     """Measure the squared error with each of some weights on the same draws, draw by draw."""
-    size = settings.micro_batch or AT_ONCE
-    how = {"purpose": purpose, "seed": settings.seed, "against": against, "micro_batch": size}
-    parts = list(draw(model, pairs, settings.draws, **how).parts(size))
-    found = [[errors(model, each, part).cpu() for part in parts] for each in changed]
-    return [torch.cat(each) for each in found]
+
+    def measure(part: Draw) -> tuple[Tensor, ...]:
+        part = aimed(model, part, against)
+        return tuple(errors(model, each, part).cpu() for each in changed)
+
+    drawn = draw(model, pairs, settings.draws, purpose=purpose, seed=settings.seed)
+    parts = drawn.parts(settings.micro_batch or AT_ONCE)
+    found = [*spread(partial(measure, part) for part in parts)]
+    return [torch.cat(each).cpu() for each in zip(*found, strict=True)]
 
 
 def shut_in(weights: Weights, mask: Mask) -> dict[str, Tensor]:

@@ -3,13 +3,15 @@
 Pictures and prompts are encoded once, as :class:`Examples`. What is drawn of them depends on a
 purpose, a seed and the number of a step alone: an interrupted search goes on as if nothing had
 happened, and what is measured for one purpose was never seen for another. A loss comes in parts,
-one for each pass through the network, and each says what it adds to L_sub and to L_pr: lambda
-joins these in :func:`differentiate`. The model is never written to.
+functions that each pass a few samples through the network and give what these add to L_sub and to
+L_pr: lambda joins both in :func:`differentiate`, and processes share the parts. The model is never
+written to.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Literal, TypeAlias
 
@@ -20,10 +22,12 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from cones.errors import SearchError, SubjectError
 from cones.models.protocol import Model
+from cones.search.spread import spread
 
 Weights: TypeAlias = Mapping[str, Tensor]
 Against: TypeAlias = Literal["data", "untouched"]
-Loss: TypeAlias = Callable[[Weights], Iterator[tuple[Float[Tensor, ""], Float[Tensor, ""]]]]
+Part: TypeAlias = Callable[[], tuple[Float[Tensor, ""], Float[Tensor, ""]]]
+Loss: TypeAlias = Callable[[Weights], Iterator[Part]]
 Losses: TypeAlias = Callable[[int], Loss]  # the loss of step k, counted from 0
 
 
@@ -97,15 +101,12 @@ def draw(
     purpose: str,
     seed: int,
     step: int = 0,
-    against: Against = "data",
     weighting: str = "uniform",
-    micro_batch: int | None = None,
 ) -> Draw:
     """Draw pictures evenly, timesteps spread over training, and noise.
 
-    ``against="untouched"`` takes as target what the network predicts by itself, one forward pass
-    without gradient; ``"data"`` takes what Eq. 1 asks for. Equal purpose, seed, step and count
-    give equal noise and timesteps whatever the pictures, on every device.
+    Equal purpose, seed, step and count give equal noise and timesteps whatever the pictures, on
+    every device.
     """
     generator = torch.Generator().manual_seed(seed_of(purpose, seed, step))
     home, rounds = pairs.latents.device, range(-(-count // len(pairs)))
@@ -116,18 +117,13 @@ def draw(
     latents = pairs.latents[order]
     area = torch.ones_like(latents[:, :1]) if pairs.masks is None else pairs.masks[order]
     omega = model.snr_weights(timesteps, weighting).to(area)[:, None, None, None]
-    drawn = Draw(
+    return Draw(
         model.noised(latents, noise, timesteps),
         timesteps,
         model.target(latents, noise, timesteps).float(),
         omega * area / area.mean((1, 2, 3), keepdim=True),
         {name: value[order] for name, value in pairs.condition.items()},
     )
-    if against == "data":
-        return drawn
-    with torch.no_grad():
-        target = torch.cat([predicted(model, {}, part) for part in drawn.parts(micro_batch)])
-    return replace(drawn, target=target)
 
 
 def seed_of(*names: object) -> int:
@@ -139,6 +135,12 @@ def seed_of(*names: object) -> int:
 def predicted(model: Model, weights: Weights, drawn: Draw) -> Float[Tensor, "n c y x"]:
     """Ask the network, with ``weights`` in the place of its own."""
     return model.predict(weights, drawn.noised, drawn.timesteps, drawn.condition).float()
+
+
+@torch.no_grad()
+def aimed(model: Model, drawn: Draw, against: Against) -> Draw:
+    """Take as target what the untouched network predicts; leave it if ``against`` is data."""
+    return drawn if against == "data" else replace(drawn, target=predicted(model, {}, drawn))
 
 
 def errors(model: Model, weights: Weights, drawn: Draw) -> Float[Tensor, " n"]:
@@ -169,18 +171,24 @@ class ImplantingLoss:
         options = {"seed": seed, "step": step, "weighting": self.weighting}
         halves = [draw(self.model, self.subject, self.batch, purpose=purpose, **options)]
         if self.prior is not None:
-            options |= {"against": self.against, "micro_batch": self.micro_batch}
-            options |= {"purpose": f"{purpose} prior"}
+            options["purpose"] = f"{purpose} prior"
             halves += [draw(self.model, self.prior, self.prior_batch or self.batch, **options)]
 
-        def loss(weights: Weights) -> Iterator[tuple[Tensor, Tensor]]:
-            for k, drawn in enumerate(halves):
+        def loss(weights: Weights) -> Iterator[Part]:
+            for measure, drawn in zip((self._subject, self._prior), halves, strict=False):
                 for part in drawn.parts(self.micro_batch):
-                    found = errors(self.model, weights, part).sum() / len(drawn.timesteps)
-                    none = torch.zeros_like(found)
-                    yield (none, found) if k else (found, none)  # Eqs. 2 and 3
+                    yield partial(measure, weights, part, len(drawn.timesteps))
 
         return loss
+
+    def _subject(self, weights: Weights, part: Draw, count: int) -> tuple[Tensor, Tensor]:
+        found = errors(self.model, weights, part).sum() / count  # Eq. 2
+        return found, torch.zeros_like(found)
+
+    def _prior(self, weights: Weights, part: Draw, count: int) -> tuple[Tensor, Tensor]:
+        part = aimed(self.model, part, self.against)
+        found = errors(self.model, weights, part).sum() / count  # Eq. 3
+        return torch.zeros_like(found), found
 
 
 def together(losses: Sequence[ImplantingLoss], *, purpose: str, seed: int) -> Losses:
@@ -209,25 +217,31 @@ class Gradient:
 
 
 def differentiate(loss: Loss, point: Weights, *, prior_weight: float, step: int) -> Gradient:
-    """Evaluate L_con and its gradient at ``point``, one part of the loss after another.
+    """Evaluate L_con and its gradient at ``point``: parts are added in their order.
 
     Raises:
         SearchError: The loss ignores a weight, or loss or gradient is not finite.
     """
+
+    def slope(part: Part) -> tuple[Tensor, ...]:
+        subject, prior = part()
+        value = subject + prior_weight * prior  # Eq. 4
+        found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+        for name, gradient in zip(leaves, found, strict=True):
+            if gradient is None:
+                raise SearchError(
+                    f"the loss of step {step} does not depend on {name!r}; expected every "
+                    "searched weight to be used; undo fused projections, or narrow the scope"
+                )
+        return subject.detach(), prior.detach(), *found
+
     leaves = {name: w.detach().requires_grad_() for name, w in point.items()}
     of: dict[str, Tensor] = {}
     sums = torch.zeros(2, dtype=torch.float64)
     with torch.enable_grad():
-        for subject, prior in loss(leaves):
-            value = subject + prior_weight * prior  # Eq. 4
-            sums += torch.stack([subject.detach(), prior.detach()]).cpu()
-            found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+        for subject, prior, *found in spread(partial(slope, part) for part in loss(leaves)):
+            sums += torch.stack([subject, prior]).cpu()
             for name, gradient in zip(leaves, found, strict=True):
-                if gradient is None:
-                    raise SearchError(
-                        f"the loss of step {step} does not depend on {name!r}; expected every "
-                        "searched weight to be used; undo fused projections, or narrow the scope"
-                    )
                 of[name] = of[name] + wide(gradient) if name in of else wide(gradient)
     total = sums.sum() + torch.stack([each.sum() for each in of.values()]).sum().cpu()
     if not total.isfinite():  # a single inf or nan makes it inf or nan
