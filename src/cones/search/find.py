@@ -34,6 +34,7 @@ from cones.search.resume import Keeper, Progress, owned, silent
 from cones.search.rules import Found, candidates
 from cones.search.select import nested
 from cones.search.settings import JOINT_DENSITIES, Settings
+from cones.search.spread import place
 from cones.subject import Source, Subject, read_pixels, with_article
 
 LEVELS = (0.25, 0.5)  # sparser levels kept with a concept, as shares of its neurons
@@ -234,6 +235,8 @@ class _Search:
         tensors = [each for p in encoded for each in (p.latents, p.masks, *p.condition.values())]
         folder = Path(self.work) / "search" / _digest(*parts, *tensors)
         self.progress("search", 0, 1, f"kept in {folder}")
+        if place()[0]:  # the first process of a launch saves for all
+            return nullcontext(Keeper(folder, self.progress, saves=False))
         return owned(folder, self.progress)
 
     def _certified(

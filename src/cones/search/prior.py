@@ -6,9 +6,11 @@ interrupted one finds them again. How to draw is handed in; nothing here knows a
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -17,6 +19,7 @@ from torch import Tensor
 from cones.files import replace_when_done
 from cones.search.loss import seed_of
 from cones.search.resume import Progress, silent
+from cones.search.spread import place, spread
 from cones.subject import read_pixels, with_article
 
 SCENES = ("{}", "{} in a street", "{} in a meadow", "{} in a lobby", "{} on a plain background")
@@ -66,13 +69,18 @@ def pictures(
     paths = [folder / f"{each:016x}.png" for each in seeds] if folder else []
     found: dict[int, Path | Image.Image] = {k: p for k, p in enumerate(paths) if p.exists()}
     missing = [k for k in range(len(prompts)) if k not in found]
-    for start in range(0, len(missing), _BATCH):
-        batch = missing[start : start + _BATCH]
+    batches = [missing[start : start + _BATCH] for start in range(0, len(missing), _BATCH)]
+
+    def draw(batch: list[int]) -> tuple[Tensor, ...]:
         drawn = sample([prompts[k] for k in batch], seeds=[seeds[k] for k in batch])
-        for k, image in zip(batch, drawn, strict=True):
-            found[k] = image
-            if folder is not None:
+        return tuple(torch.from_numpy(np.array(image)) for image in drawn)
+
+    drawn = spread(partial(draw, batch) for batch in batches)
+    for batch, images in zip(batches, drawn, strict=True):
+        for k, image in zip(batch, images, strict=True):
+            found[k] = whole = Image.fromarray(image.cpu().numpy())
+            if folder is not None and place()[0] == 0:
                 with replace_when_done(paths[k]) as path:
-                    image.save(path)
+                    whole.save(path)
         progress("pictures", len(found), len(prompts), "")
     return torch.cat([read_pixels([found[k]], size=size) for k in range(len(prompts))])

@@ -38,6 +38,7 @@ class Keeper:
 
     folder: Path | None = None  # for this very search alone; None keeps nothing
     progress: Progress = silent
+    saves: bool = True  # False: only reads, beside a process that saves
 
     def run(
         self,
@@ -76,11 +77,11 @@ class Keeper:
 
     def forget(self) -> None:
         """Delete what was saved: the search is over."""
-        for path in self.folder.glob("*.safetensors") if self.folder else ():
+        for path in self.folder.glob("*.safetensors") if self.folder and self.saves else ():
             path.unlink(missing_ok=True)
 
     def _save(self, stage: str, kept: dict[str, Tensor], step: int) -> None:
-        if self.folder is None:
+        if self.folder is None or not self.saves:
             return
         path = self.folder / f"{stage}.safetensors"
         try:

@@ -5,6 +5,7 @@ all of them, in the order in which one process would have computed them: what is
 same to the bit, as long as machine and parts are (``micro_batch`` cuts them).
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,6 +14,7 @@ from itertools import islice
 from typing import TypeAlias
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
 from torch import distributed as group
 
@@ -21,11 +23,15 @@ _SHARED: ContextVar[bool] = ContextVar("shared", default=False)
 
 
 @contextmanager
-def one_search() -> Iterator[None]:
-    """Let all processes of the launch do the same search; without it each does its own."""
-    before = _SHARED.set(True)
+def one_search() -> Iterator[str | None]:
+    """Let all processes of a launch do the same search; without it each does its own.
+
+    Gives the device that the launch has for this process, or None if there is no launch.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    before, device = _SHARED.set(launched), str(PartialState().device) if launched else None
     try:
-        yield
+        yield device
     finally:
         _SHARED.reset(before)
 
