@@ -6,11 +6,18 @@ and one line in ``MODELS``.
 
 from cones.errors import ModelError
 from cones.models.protocol import Condition, Model, Pipeline
+from cones.models.transformer import FluxModel, PixArtModel, SanaModel, StableDiffusion3Model
 from cones.models.unet import UNetModel
 
 __all__ = ["MODELS", "Condition", "Model", "Pipeline", "UNetModel", "model_for"]
 
-MODELS: dict[str, type[UNetModel]] = {"unet": UNetModel}
+MODELS: dict[str, type[UNetModel]] = {
+    "unet": UNetModel,
+    "sd3": StableDiffusion3Model,
+    "flux": FluxModel,
+    "pixart": PixArtModel,
+    "sana": SanaModel,
+}
 
 
 def model_for(pipeline: Pipeline) -> Model:
@@ -18,12 +25,12 @@ def model_for(pipeline: Pipeline) -> Model:
 
     Raises:
         ModelError: None does, or the pipeline needs more than a prompt (unCLIP, AnimateDiff,
-            inpainting U-Nets).
+            inpainting and editing models).
     """
     for kind in MODELS.values():
         if kind.knows(pipeline):
             return kind(pipeline)
     raise ModelError(
         f"found a {type(pipeline).__name__}; expected a pipeline of one of these families: "
-        f"{', '.join(MODELS)}; load Stable Diffusion 1.x, 2.x or XL"
+        f"{', '.join(MODELS)}; load Stable Diffusion, Flux, PixArt or Sana"
     )

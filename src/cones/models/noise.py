@@ -1,11 +1,12 @@
 """The noise a model was trained with, and what it was trained to predict.
 
-Both come from diffusers' training scheduler, built from the configuration of whatever sampler the
-pipeline has, because samplers scale their noise in other ways. The error of a model is that of its
-own prediction: Eq. 1 with one particular omega_t. Flow matching is not known here.
+For diffusion both come from diffusers' training scheduler, built from the configuration of
+whatever sampler the pipeline has, because samplers scale their noise in other ways. The error of a
+model is that of its own prediction: Eq. 1 with one particular omega_t.
 """
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from diffusers.configuration_utils import ConfigMixin
@@ -49,10 +50,7 @@ class NoiseSchedule:
 
     def timesteps(self, count: int, generator: torch.Generator) -> Times:
         """Draw timesteps, one from each of ``count`` equal parts of training, shuffled."""
-        steps = self.training.config.num_train_timesteps
-        inside = torch.rand(count, generator=generator, dtype=torch.float64)
-        spread = (torch.arange(count) + inside) / max(count, 1) * steps
-        return spread.long().clamp(max=steps - 1)[torch.randperm(count, generator=generator)]
+        return _spread(count, self.training.config.num_train_timesteps, generator)
 
     def noised(self, latents: Latents, noise: Latents, timesteps: Times) -> Latents:
         """Noise the latents."""
@@ -77,3 +75,74 @@ class NoiseSchedule:
         if self.training.config.prediction_type == "epsilon":
             return (SNR_CAP / snr).clamp(max=1)  # finite also where the signal is gone
         return snr.clamp(max=SNR_CAP) * (1 - kept)
+
+
+@dataclass(frozen=True)
+class FlowSchedule:
+    """Mix pictures and noise as flow matching does, ``x_t = (1 - sigma) x + sigma eps``.
+
+    Timesteps count from 0, the least noise. They are spread evenly over the sigmas that sampling
+    goes through; the density of training itself, which models do not tell, may differ.
+
+    Attributes:
+        steps: Of training.
+        shift: How much more of them are noisy; 1 is even.
+    """
+
+    steps: int
+    shift: float = 1.0
+
+    @classmethod
+    def of(cls, scheduler: ConfigMixin) -> "FlowSchedule":
+        """Read the configuration of any sampler for flow matching.
+
+        A shift that depends on the size of the picture is left out, as in training.
+
+        Raises:
+            ModelError: The sampler is for another kind of model.
+        """
+        config = dict(scheduler.config)
+        prediction = config.get("prediction_type", "flow_prediction")
+        if prediction != "flow_prediction" or not {"shift", "flow_shift"} & config.keys():
+            raise ModelError(
+                f"found a {type(scheduler).__name__} predicting {prediction!r}; expected a "
+                "sampler for flow matching, such as FlowMatchEulerDiscreteScheduler; put back the "
+                "model's own"
+            )
+        shift = config.get("shift") or config.get("flow_shift") or 1.0
+        dynamic = config.get("use_dynamic_shifting")
+        return cls(config["num_train_timesteps"], 1.0 if dynamic else float(shift))
+
+    def timesteps(self, count: int, generator: torch.Generator) -> Times:
+        """Draw timesteps, one from each of ``count`` equal parts of training, shuffled."""
+        return _spread(count, self.steps, generator)
+
+    def sigmas(self, timesteps: Times) -> Float[Tensor, " n"]:
+        """Give the share of noise, above 0 and up to 1."""
+        even = (timesteps + 1) / self.steps
+        return self.shift * even / (1 + (self.shift - 1) * even)
+
+    def noised(self, latents: Latents, noise: Latents, timesteps: Times) -> Latents:
+        """Noise the latents."""
+        sigma = self.sigmas(timesteps).to(latents)[:, None, None, None]
+        return (1 - sigma) * latents + sigma * noise  # x_t of Eq. 1
+
+    def target(self, latents: Latents, noise: Latents, timesteps: Times) -> Latents:
+        """Give what the model should predict, ``eps - x``."""
+        return noise - latents
+
+    def weights(self, timesteps: Times, weighting: str) -> Float[Tensor, " n"]:
+        """Weight the model's own squared error; see :meth:`NoiseSchedule.weights`."""
+        if weighting == "uniform":
+            return torch.ones(len(timesteps), device=timesteps.device)
+        sigma = self.sigmas(timesteps)
+        return ((1 - sigma) / sigma).square().clamp(max=SNR_CAP) * sigma.square()
+
+
+Schedule: TypeAlias = NoiseSchedule | FlowSchedule
+
+
+def _spread(count: int, steps: int, generator: torch.Generator) -> Times:
+    inside = torch.rand(count, generator=generator, dtype=torch.float64)
+    spread = (torch.arange(count) + inside) / max(count, 1) * steps
+    return spread.long().clamp(max=steps - 1)[torch.randperm(count, generator=generator)]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 Pipeline: TypeAlias = Any  # a diffusers pipeline: its parts differ by class, model_for checks them
 Part: TypeAlias = Any  # a network, tokenizer or scheduler in it, for the same reason
 Condition: TypeAlias = Mapping[str, Tensor]
+Arguments: TypeAlias = Mapping[str, Part]  # of a network's forward
 Latents: TypeAlias = Float[Tensor, "n c y x"]
 Times: TypeAlias = Int[Tensor, " n"]
 Progress: TypeAlias = Callable[..., object]  # progress(stage, done, total, note="")

@@ -67,6 +67,7 @@ def sample(
     settings = _settled(model, options)
     unwanted = settings.pop("negative_prompt", None)
     with _artist(pipeline, over="image" in settings) as artist:
+        settings |= _unchanged(artist, model)
         for start in range(0, len(jobs), count):
             said, drawn = zip(*jobs[start : start + count], strict=True)
             if unwanted:
@@ -106,19 +107,30 @@ def defaults(model: Model) -> tuple[int, float]:
     own = inspect.signature(type(pipeline).__call__).parameters["guidance_scale"].default
     if not is_distilled(pipeline):
         return STEPS, builtin.GUIDANCE if model.name == builtin.NAME else own
-    hears_guidance = pipeline.unet.config.time_cond_proj_dim is not None  # as one of its inputs
+    # As one of its inputs.
+    hears_guidance = getattr(model.module.config, "time_cond_proj_dim", None) is not None
     return FEW_STEPS, own if hears_guidance else 1.0
 
 
 def is_distilled(pipeline: Pipeline) -> bool:
     """Tell models of few steps (turbo, LCM, Lightning), which only their own sampler draws."""
-    config = pipeline.scheduler.config
+    config, network = pipeline.scheduler.config, model_for(pipeline).module.config
     trailing = config.get("timestep_spacing") == "trailing"
     return (
         type(pipeline.scheduler).__name__ in ("LCMScheduler", "TCDScheduler")
         or (trailing and not config.get("rescale_betas_zero_snr"))
-        or getattr(pipeline.unet.config, "time_cond_proj_dim", None) is not None
+        or getattr(network, "time_cond_proj_dim", None) is not None
+        or ("axes_dims_rope" in network and not network.guidance_embeds)  # Flux schnell
     )
+
+
+def _unchanged(artist: Pipeline, model: Model) -> dict[str, Part]:
+    """Keep a pipeline from choosing another size, or cleaning V* out of the prompt."""
+    factor, (_, height, width) = model.pipeline.vae_scale_factor, model.latent_shape
+    own = {"height": height * factor, "width": width * factor, "clean_caption": False}
+    own |= {"use_resolution_binning": False}
+    known = inspect.signature(type(artist).__call__).parameters
+    return {name: value for name, value in own.items() if name in known}
 
 
 @contextmanager
@@ -127,7 +139,13 @@ def _artist(pipeline: Pipeline, *, over: bool) -> Iterator[Pipeline]:
     artist = pipeline
     if over or "image" in inspect.signature(type(pipeline).__call__).parameters:
         kind = AutoPipelineForImage2Image if over else AutoPipelineForText2Image
-        artist = kind.from_pipe(pipeline, controlnet=None)
+        try:
+            artist = kind.from_pipe(pipeline, controlnet=None)
+        except ValueError as error:
+            raise PromptError(
+                f"found a photo to draw over for a {type(pipeline).__name__}, of which diffusers "
+                "has no such form; expected a prompt alone; leave image out"
+            ) from error
     before = dict(getattr(artist, "_progress_bar_config", {}))
     artist.set_progress_bar_config(disable=True)
     try:

@@ -19,9 +19,9 @@ from torch.utils.checkpoint import checkpoint
 
 from cones.errors import ModelError
 from cones.models import builtin
-from cones.models.noise import NoiseSchedule
+from cones.models.noise import NoiseSchedule, Schedule
 from cones.models.projections import projections
-from cones.models.protocol import Condition, Latents, Model, Part, Pipeline, Times
+from cones.models.protocol import Arguments, Condition, Latents, Model, Part, Pipeline, Times
 from cones.models.words import encoders
 
 _SNAPSHOT = re.compile(r"models--([^/]+)--([^/]+)/snapshots/[^/]+$")
@@ -42,22 +42,25 @@ class UNetModel:
     def __init__(self, pipeline: Pipeline) -> None:
         """Check that the pipeline is of the kind known here."""
         _require_known(pipeline)
-        self.pipeline = pipeline
-        self.module = _plain(pipeline.unet)
-        self.name = _name(str(pipeline.config.get("_name_or_path") or "unnamed"))
-        size = self.module.config.sample_size
+        module, schedule = plain(pipeline.unet), NoiseSchedule.of(pipeline.scheduler)
+        size = module.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
-        self.latent_shape = (self.module.config.in_channels, height, width)
-        self.size = width * pipeline.vae_scale_factor
-        self.schedule = NoiseSchedule.of(pipeline.scheduler)
-        self.timesteps, self.snr_weights = self.schedule.timesteps, self.schedule.weights
-        self.noised, self.target = self.schedule.noised, self.schedule.target
-        self.module.eval()
+        self._take(pipeline, module, schedule, (module.config.in_channels, height, width))
 
-    @staticmethod
-    def knows(pipeline: Pipeline) -> bool:
+    def _take(
+        self, pipeline: Pipeline, module: Part, schedule: Schedule, shape: tuple[int, int, int]
+    ) -> None:
+        """Set the attributes that the protocol asks for."""
+        self.pipeline, self.module, self.schedule = pipeline, module.eval(), schedule
+        self.name = _name(str(pipeline.config.get("_name_or_path") or "unnamed"))
+        self.latent_shape, self.size = shape, shape[2] * pipeline.vae_scale_factor
+        self.timesteps, self.snr_weights = schedule.timesteps, schedule.weights
+        self.noised, self.target = schedule.noised, schedule.target
+
+    @classmethod
+    def knows(cls, pipeline: Pipeline) -> bool:
         """Tell whether ``pipeline`` has a U-Net of the classic kind."""
-        return isinstance(_plain(getattr(pipeline, "unet", None)), UNet2DConditionModel)
+        return isinstance(plain(getattr(pipeline, "unet", None)), UNet2DConditionModel)
 
     def names(self, scope: str = "both") -> tuple[str, ...]:
         """Name the key and value projections; see :func:`projections`."""
@@ -77,11 +80,11 @@ class UNetModel:
                 stack.callback(vae.to, vae.dtype)
                 vae.to(torch.float32)
             found = [_mean(vae, picture) for picture in pixels.mul(2).sub(1).split(1)]
-        return torch.cat(found).to(_home(self.module))
+        return torch.cat(found).to(home_of(self.module))
 
     @torch.no_grad()
     def condition(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Encode prompts as arguments of the U-Net, batch first; see :meth:`embedded`."""
+        """Encode prompts as arguments of the network, batch first; see :meth:`embedded`."""
         return self.embedded(prompts)
 
     def embedded(self, prompts: Sequence[str]) -> dict[str, Tensor]:
@@ -92,17 +95,20 @@ class UNetModel:
         Raises:
             ModelError: An IP-Adapter is loaded, which wants a picture with every prompt.
         """
+        home, unique = home_of(self.module), list(dict.fromkeys(prompts))
+        where = torch.tensor([unique.index(prompt) for prompt in prompts], device=home)
+        return {name: each.to(home)[where] for name, each in self._encoded(unique).items()}
+
+    def _encoded(self, prompts: list[str]) -> dict[str, Tensor]:
+        """Encode prompts, each as it comes."""
         if self.module.config.encoder_hid_dim_type is not None:
             raise ModelError(
                 "found an IP-Adapter in the pipeline; expected prompts to be the only condition; "
                 "call pipeline.unload_ip_adapter() for the search, then load it again"
             )
-        home = _home(self.module)
-        unique = list(dict.fromkeys(prompts))
-        where = torch.tensor([unique.index(prompt) for prompt in prompts], device=home)
         encoded = self.pipeline.encode_prompt(
-            unique,
-            device=_home(self.pipeline.text_encoder),
+            prompts,
+            device=home_of(self.pipeline.text_encoder),
             num_images_per_prompt=1,
             do_classifier_free_guidance=False,
         )
@@ -110,8 +116,8 @@ class UNetModel:
         if self.module.config.addition_embed_type == "text_time":
             sides = [self.size, self.size]
             found["text_embeds"] = encoded[2]
-            found["time_ids"] = torch.tensor([[*sides, 0, 0, *sides]]).repeat(len(unique), 1)
-        return {name: value.to(home)[where] for name, value in found.items()}
+            found["time_ids"] = torch.tensor([[*sides, 0, 0, *sides]]).repeat(len(prompts), 1)
+        return found
 
     def predict(
         self,
@@ -137,17 +143,27 @@ class UNetModel:
             )
         if hasattr(module, "_hf_hook"):  # offloaded: it has to be there before its weights change
             module._hf_hook.pre_forward(module)
-        home = _home(module)
+        home = home_of(module)
         parameters = {name: value.detach() for name, value in module.named_parameters()}
         for name, value in weights.items():
             parameters[live[name]] = value.to(parameters[live[name]])
         added = {name: value.to(home, module.dtype) for name, value in condition.items()}
-        states = added.pop("encoder_hidden_states")
-        inputs = (noised.to(home, module.dtype), timesteps.to(home), states)
-        options = {"added_cond_kwargs": added or None, "return_dict": False}
+        options = self._arguments(noised.to(home, module.dtype), timesteps.to(home), added)
         with _recomputing(module, parameters):
-            predicted = functional_call(module, parameters, inputs, options)[0]
-        return predicted[:, : noised.shape[1]].float()  # without a predicted variance
+            predicted = functional_call(module, parameters, (), {**options, "return_dict": False})[
+                0
+            ]
+        return self._latents(predicted)[:, : noised.shape[1]].float()  # no predicted variance
+
+    def _arguments(self, noised: Latents, timesteps: Times, added: dict[str, Tensor]) -> Arguments:
+        """Say how the network is called."""
+        states = added.pop("encoder_hidden_states")
+        found = {"sample": noised, "timestep": timesteps, "encoder_hidden_states": states}
+        return {**found, "added_cond_kwargs": added or None}
+
+    def _latents(self, predicted: Tensor) -> Latents:
+        """Bring what the network says into the shape of latents."""
+        return predicted
 
     @contextmanager
     def without_encoders(self) -> Iterator[None]:
@@ -180,14 +196,14 @@ def computing(model: Model, precision: str) -> Iterator[None]:
     if precision != "bfloat16":
         yield
         return
-    device = _home(model.module).type
+    device = home_of(model.module).type
     small = device == "cpu" and math.prod(model.latent_shape[1:]) <= _SMALL
     attention = sdpa_kernel(SDPBackend.MATH) if small else nullcontext()
     with attention, torch.autocast(device, torch.bfloat16, cache_enabled=False):
         yield
 
 
-def _plain(network: Part) -> Part:
+def plain(network: Part) -> Part:
     """Take off the wrapper of ``torch.compile``."""
     return getattr(network, "_orig_mod", network)
 
@@ -209,7 +225,7 @@ def _require_known(pipeline: Pipeline) -> None:
     if not UNetModel.knows(pipeline):
         lacking.append("no plain U-Net")
     if not lacking:
-        config = _plain(pipeline.unet).config
+        config = plain(pipeline.unet).config
         fitting = {
             "in_channels": (pipeline.vae.config.latent_channels,),
             "class_embed_type": (None, "timestep"),
@@ -226,7 +242,7 @@ def _require_known(pipeline: Pipeline) -> None:
     encoders(pipeline)  # refuses a tokenizer without vocabulary
 
 
-def _home(part: Part) -> torch.device:
+def home_of(part: Part) -> torch.device:
     """Say where a part runs, which under offloading is not where it lies."""
     home = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
     return part.device if home is None else torch.device(home)
@@ -237,7 +253,7 @@ def _recomputing(module: nn.Module, parameters: Mapping[str, Tensor]) -> Iterato
     """Let gradient checkpointing recompute with ``parameters``, not with the module's own."""
     names = {id(part): f"{name}." for name, part in module.named_modules()}
 
-    def checkpointed(part: nn.Module, *inputs: Tensor | None) -> Tensor | tuple[Tensor, ...]:
+    def checkpointed(part: nn.Module, *inputs: object) -> Tensor | tuple[Tensor, ...]:
         start = names[id(part)]
         own = {n.removeprefix(start): p for n, p in parameters.items() if n.startswith(start)}
         return checkpoint(functional_call, part, own, inputs, use_reentrant=False)
@@ -253,9 +269,9 @@ def _recomputing(module: nn.Module, parameters: Mapping[str, Tensor]) -> Iterato
 
 def _mean(vae: Part, picture: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 c y x"]:
     """Encode one picture in [-1, 1], scaled as the U-Net was trained on it."""
-    encoded, config = vae.encode(picture.to(_home(vae), vae.dtype)), vae.config
+    encoded, config = vae.encode(picture.to(home_of(vae), vae.dtype)), vae.config
     posterior = getattr(encoded, "latent_dist", None)
-    latents = (encoded.latents if posterior is None else posterior.mode()).float()
+    latents = (encoded[0] if posterior is None else posterior.mode()).float()
     if config.get("latents_mean") is not None and config.get("latents_std") is not None:
         mean, deviation = (
             torch.tensor(config[name]).view(1, -1, 1, 1).to(latents)

@@ -2,24 +2,27 @@
 
 ``V*`` becomes one token. In every text encoder it has one vector, which starts as a copy of a rare
 word's and travels in the concept file. A hook puts it in: the embedding tables are never written
-to, and the tokenizers are put back as they were.
+to, and the tokenizers are put back as they were. T5 and Gemma get no new token: they read the
+rare word itself in the place of ``V*``, and the vectors of its pieces say which word that is.
 """
 
 import copy
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
 from jaxtyping import Float
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Regex, normalizers
 from torch import Tensor, nn
 
 from cones.errors import ModelError, PromptError
 from cones.models.protocol import Model, Part, Pipeline
 
 RARE_WORDS = ("sks", "ktn", "pll", "ucd", "wnv")
-Rows = Float[Tensor, "1 _"]
+READERS = ("t5", "umt5", "gemma", "gemma2")  # model types whose vocabulary stays as it is
+Rows = Float[Tensor, "_ _"]  # one vector, or those of a word's pieces
 Pair = tuple[Part, Part]
 _NAME = re.compile(r"([bdfgklmnprstvz][aeiou]){2}[bdfgklmnprstvz]</w>")  # of the built-in model
 _WEIGHT = re.compile(r"\([^()]*:\s*[\d.]+\s*\)")  # other programs read it so, diffusers as text
@@ -35,7 +38,7 @@ def encoders(pipeline: Pipeline) -> dict[str, Pair]:
         ModelError: A tokenizer is missing or empty.
     """
     pairs = {}
-    for suffix in ("", "_2"):
+    for suffix in ("", "_2", "_3"):
         encoder = getattr(pipeline, f"text_encoder{suffix}", None)
         tokenizer = getattr(pipeline, f"tokenizer{suffix}", None)
         if encoder is None:
@@ -54,7 +57,7 @@ def vectors(pipeline: Pipeline, word: str) -> dict[str, Rows]:
     """Copy the vector of a word from every text encoder; nothing changes.
 
     Raises:
-        ModelError: The word is not one token.
+        ModelError: The word is not one token of CLIP.
     """
     pairs = encoders(pipeline)
     found = _present(pairs, word)
@@ -83,6 +86,9 @@ def spoken(pipeline: Pipeline, words: Mapping[str, Mapping[str, Rows]]) -> Itera
             stack.enter_context(_kept(*pair))
         new = {word: rows for word, rows in words.items() if not _known(pairs, word, rows)}
         for name, (tokenizer, encoder) in pairs.items() if new else ():
+            if _reads(encoder):
+                _respell(tokenizer, {w: _rare(pairs[name], w, new[w][name]) for w in new})
+                continue
             tokenizer.add_tokens([AddedToken(w, single_word=True, normalized=False) for w in new])
             token = tokenizer.convert_tokens_to_ids
             rows = {token(word): each[name][0] for word, each in new.items()}
@@ -104,25 +110,32 @@ def check_prompt(pipeline: Pipeline, prompt: str, identifiers: Sequence[str]) ->
             f"found {found[0]!r} in the prompt; expected plain words, for diffusers reads this as "
             "text; load a LoRA with pipeline.load_lora_weights(), weigh words with prompt_embeds"
         )
-    longest_first = sorted(map(re.escape, identifiers), key=len, reverse=True)
+    longest_first, said = sorted(map(re.escape, identifiers), key=len, reverse=True), []
     for found in re.finditer("|".join(longest_first), prompt) if identifiers else ():
         around = prompt[max(found.start() - 1, 0) : found.start()] + prompt[found.end() :][:1]
         # A plain word such as 'sks' may well be part of another one.
-        if re.search(r"\w", around) and not re.fullmatch(r"\w+", found[0]):
+        if not re.search(r"\w", around):
+            said.append(found)
+        elif not re.fullmatch(r"\w+", found[0]):
             raise PromptError(
                 f"found {found[0]!r} glued to a word in {prompt!r}; expected spaces around it, "
                 f"for the model cannot read it so; write for example 'a {found[0]} cat'"
             )
-    for tokenizer, _ in encoders(pipeline).values():
-        limit = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
-        said = tokenizer.tokenize(pipeline.maybe_convert_prompt(prompt, tokenizer))
-        lost = [token for token in said[limit:] if token in identifiers]
-        if lost:
-            raise PromptError(
-                f"found {lost[0]!r} as token {limit + said[limit:].index(lost[0]) + 1} of the "
-                f"prompt; expected it among the first {limit}, which are all that the model "
-                "reads; say it earlier"
-            )
+    for tokenizer, encoder in encoders(pipeline).values() if said else ():
+        limit = _length(pipeline, tokenizer, encoder) - tokenizer.num_special_tokens_to_add()
+        for found in said:
+            place = len(tokenizer.tokenize(expanded(pipeline, prompt[: found.end()], tokenizer)))
+            if place > limit:
+                raise PromptError(
+                    f"found {found[0]!r} as token {place} of the prompt; expected it among the "
+                    f"first {limit}, which are all that the model reads; say it earlier"
+                )
+
+
+def expanded(pipeline: Pipeline, prompt: str, tokenizer: Part) -> str:
+    """Write out the words of several tokens that diffusers loaded, where a pipeline knows such."""
+    expand = getattr(pipeline, "maybe_convert_prompt", None)
+    return expand(prompt, tokenizer) if expand else prompt
 
 
 def candidates(pipeline: Pipeline) -> tuple[str, ...]:
@@ -131,7 +144,9 @@ def candidates(pipeline: Pipeline) -> tuple[str, ...]:
     Raises:
         ModelError: The vocabulary has neither.
     """
-    tokenizer, _ = encoders(pipeline)["text_encoder"]
+    tokenizer = next((said for said, e in encoders(pipeline).values() if not _reads(e)), None)
+    if tokenizer is None:
+        return RARE_WORDS
     rare = [word for word in RARE_WORDS if _token(tokenizer, word) is not None]
     names = sorted(entry for entry in tokenizer.get_vocab() if _NAME.fullmatch(entry))
     if not (rare or names):
@@ -191,20 +206,22 @@ def _known(pairs: Mapping[str, Pair], word: str, rows: Mapping[str, Tensor]) -> 
     """Tell whether the pipeline says ``word`` with this vector; refuse another one."""
     found = {name: tuple(each.shape) for name, each in rows.items()}
     tables = {name: encoder.get_input_embeddings() for name, (_, encoder) in pairs.items()}
-    expected = {name: (1, table.embedding_dim) for name, table in tables.items()}
+    growing = {name: pair for name, pair in pairs.items() if not _reads(pair[1])}
+    count = {name: 1 if name in growing else len(rows.get(name, ())) for name in pairs}
+    expected = {name: (count[name], table.embedding_dim) for name, table in tables.items()}
     if found != expected:
         raise ModelError(
             f"found vectors of shape {found} for {word!r}; expected {expected}; load the model "
             "this concept was found on"
         )
-    present = _present(pairs, word)
+    present = _present(growing, word)
     for name, each in present.items():
         if not torch.equal(rows[name].to(each), each):
             raise ModelError(
                 f"found that {word!r} already means something else to {name}; expected a new "
                 "word; rename this concept: concept.renamed('V2*')"
             )
-    return len(present) == len(pairs)
+    return bool(growing) and len(present) == len(growing)
 
 
 @torch.no_grad()
@@ -212,10 +229,46 @@ def _present(pairs: Mapping[str, Pair], word: str) -> dict[str, Rows]:
     """Read a word's vectors as the encoders read them, hooks included, where it is one token."""
     found = {}
     for name, (tokenizer, encoder) in pairs.items():
-        token, table = _token(tokenizer, word), encoder.get_input_embeddings()
-        if token is not None:
-            found[name] = table(torch.tensor([token], device=table.weight.device)).clone()
+        table = encoder.get_input_embeddings()
+        pieces = tokenizer(word, add_special_tokens=False).input_ids
+        if _reads(encoder) or _token(tokenizer, word) is not None:
+            found[name] = table(torch.tensor(pieces, device=table.weight.device)).clone()
     return found
+
+
+def _reads(encoder: Part) -> bool:
+    """Tell encoders that read a rare word from those that get a token."""
+    return encoder.config.model_type in READERS
+
+
+def _length(pipeline: Pipeline, tokenizer: Part, encoder: Part) -> int:
+    """Say how many tokens of a prompt are read, special ones included."""
+    if not _reads(encoder):
+        return tokenizer.model_max_length
+    return inspect.signature(type(pipeline).__call__).parameters["max_sequence_length"].default
+
+
+def _rare(pair: Pair, word: str, rows: Rows) -> str:
+    """Find the word whose pieces have these vectors, in any precision."""
+    for each in (*RARE_WORDS, word):
+        there = _present({"": pair}, each)[""]
+        alike = rows.shape == there.shape
+        if alike and torch.allclose(rows.to(there), there, rtol=0.02, atol=1e-6):
+            return each
+    raise ModelError(
+        f"found vectors of no rare word for {word!r}; expected those of one of "
+        f"{', '.join(RARE_WORDS)}; load the model this concept was found on"
+    )
+
+
+def _respell(tokenizer: Part, words: Mapping[str, str]) -> None:
+    """Let a tokenizer read other words in the place of some, which pipelines may have lowered."""
+    backend = tokenizer.backend_tokenizer
+    steps = [] if backend.normalizer is None else [backend.normalizer]
+    for word, rare in words.items():
+        found = Regex(rf"(?i)(?<!\w){re.escape(word)}(?!\w)")
+        steps.insert(0, normalizers.Replace(found, rare))
+    backend.normalizer = normalizers.Sequence(steps)
 
 
 def _token(tokenizer: Part, word: str) -> int | None:
