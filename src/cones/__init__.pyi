@@ -2,11 +2,12 @@
 
 from cones.concept import Concept as Concept
 from cones.concept import Word as Word
-from cones.concept_file import load as load
 from cones.drawing import compare as compare
 from cones.drawing import generate as generate
 from cones.errors import ConesError as ConesError
 from cones.exporting import export as export
+from cones.hub import load as load
+from cones.hub import push as push
 from cones.intervention import shut as shut
 from cones.mask import Mask as Mask
 from cones.models.loading import load_pipeline as load_pipeline

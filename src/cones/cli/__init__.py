@@ -11,13 +11,13 @@ from typing import Annotated
 import typer
 
 import cones
-from cones.cli.files import atlas, combine, export, show, ui
+from cones.cli.files import atlas, combine, export, push, show, ui
 from cones.cli.find import demo, find
 from cones.cli.options import command
 from cones.cli.pictures import attend, compare, generate
 
 COMMANDS: tuple[Callable[..., None], ...] = (
-    find, show, generate, compare, combine, attend, atlas, export, ui, demo,
+    find, show, generate, compare, combine, attend, atlas, export, push, ui, demo,
 )  # fmt: skip
 
 for library in ("TRANSFORMERS", "DIFFUSERS"):  # read when they are loaded; errors still show

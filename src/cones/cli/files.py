@@ -1,4 +1,4 @@
-"""Commands on concept files: ``show``, ``combine``, ``export``, ``atlas`` and ``ui``."""
+"""Commands on concept files: ``show``, ``combine``, ``export``, ``push``, ``atlas``, ``ui``."""
 
 import operator
 from functools import reduce
@@ -19,6 +19,9 @@ Kind = Annotated[
         "--to", help="A model as a folder or as one file, or small files that are added to it."
     ),
 ]
+Name = Annotated[str, Argument(help="OWNER/NAME on the hub.", show_default=False)]
+File = Annotated[Path, Argument(help="Concept file.", show_default=False)]
+Private = Annotated[bool, Option("--private", help="Only you can see a new repository.")]
 Start = Annotated[list[Path] | None, Argument(help="Concept files.", show_default=False)]
 Host = Annotated[str, Option(help="Address to listen on; other machines need the token shown.")]
 Port = Annotated[int, Option(min=0, max=65535, help="Port; 0 takes any.")]
@@ -31,7 +34,7 @@ def show(*, concepts: options.Concepts, printing: options.Printing) -> None:
     """
     from cones.analysis.overlap import overlap
 
-    pairs = list(zip(concepts.files, concepts.load(), strict=True))
+    pairs = list(zip(concepts.paths, concepts.load(), strict=True))
     lines, shared = [block(*pair) for pair in pairs], []
     for (one, a), (other, b) in combinations(pairs, 2):
         both = overlap(a.mask, b.mask)
@@ -91,6 +94,20 @@ def export(
     how = {"to": to, "overwrite": saving.overwrite}
     written = [str(path) for path in cones.export(loading.pipeline(), found, target, **how)]
     saving.tell(f"for {to}: {', '.join(written)}", {"to": to, "written": written})
+
+
+def push(*, name: Name, file: File, private: Private = False, saving: options.Saving) -> None:
+    """Put a concept on the Hugging Face Hub, with a card made from its certificate.
+
+    Others use it as hub:OWNER/NAME wherever a concept file is asked for. Log in with 'hf auth
+    login' first.
+
+    **Example:**  cones push me/striped-cat cat.safetensors
+    """
+    concept = cones.load(file)
+    how = {"private": private, "overwrite": saving.overwrite}
+    source = cones.push(concept, name, **how)
+    saving.tell(f"it is {source} now", {"concept": source})
 
 
 def atlas(

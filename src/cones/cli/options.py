@@ -62,15 +62,24 @@ class Loading:
 class Concepts:
     """Which concept files, under which words and at which density."""
 
-    files: Annotated[list[Path], Argument(help="Concept files.", show_default=False)]
+    files: Annotated[
+        list[Path], Argument(help="Concept files, or hub:OWNER/NAME.", show_default=False)
+    ]
     rename: Annotated[
         list[str] | None, Option("--as", help="Other word for the subject; once for each file.")
     ] = None
     density: Annotated[float | None, Option(help="A density that 'cones show' lists.")] = None
 
+    @functools.cached_property
+    def paths(self) -> list[Path]:
+        """Say where the files are; those on the hub are fetched."""
+        from cones.hub import local
+
+        return [local(path) for path in self.files]
+
     def load(self) -> "list[cones.Concept]":
         """Read the files, and rename or thin them out if asked."""
-        found = [cones.load(path) for path in self.files]
+        found = [cones.load(path) for path in self.paths]
         if self.rename and len(self.rename) != len(found):
             raise ConesError(
                 f"found --as {len(self.rename)} times for {len(found)} concept files; "
@@ -86,7 +95,10 @@ class Chosen(Concepts):
     """Concepts that a prompt speaks of."""
 
     files: Annotated[
-        list[Path], Option("--concept", "-c", help="Concept file; repeat.", show_default=False)
+        list[Path],
+        Option(
+            "--concept", "-c", help="Concept file or hub:OWNER/NAME; repeat.", show_default=False
+        ),
     ]
 
     def load_for(self, *prompts: str) -> "list[cones.Concept]":
