@@ -21,10 +21,11 @@ from cones.files import write_atomic
 from cones.fingerprint import Fingerprint
 from cones.models import Model, Pipeline, model_for
 from cones.models.sampling import sample
-from cones.models.words import choose_start, vectors
+from cones.models.words import vectors
 from cones.search.prior import pictures
 from cones.search.resume import Progress, silent
 from cones.search.settings import Settings
+from cones.search.start import Start, choose_start
 from experiments.metrics.examiner import Examiner
 from experiments.subjects import Example
 
@@ -108,18 +109,18 @@ class Lab:
 
     def start(self, example: Example) -> dict[str, Tensor]:
         """Give the vectors that a subject's identifier starts from, those of Cones."""
-        word = self.heard(example)[0]
+        word = self.heard(example).word
         return self.once(("start", word), lambda: vectors(self.pipeline, word))
 
-    def heard(self, example: Example) -> tuple[str, float]:
-        """Choose the word that an identifier starts from; say how far it moves predictions."""
-        name = f"{self.key[:12]}-{example.noun}-{example.identifier}.json"
-        path = self.work / "starts" / name.replace("*", "").replace(" ", "_")
+    def heard(self, example: Example) -> Start:
+        """Choose the word that an identifier starts from, as a search does."""
+        name = f"{self.key[:12]}-{example.digest}-{example.identifier}.json"
+        path = self.work / "starts" / name.replace("*", "")
         if not path.exists():
-            found = choose_start(self.model, example.noun, identifier=example.identifier)
+            named = {"noun": example.noun, "identifier": example.identifier}
+            found = choose_start(self.model, example.seen(self.model.size), **named)
             write_atomic(path, json.dumps(found).encode())
-        word, response = json.loads(path.read_text("utf-8"))
-        return word, response
+        return Start(*json.loads(path.read_text("utf-8")))
 
     def prior(self, example: Example, *, seed: int) -> Float[Tensor, "n 3 h w"]:
         """Draw pictures of the plain noun with the untouched model, the same for all methods."""

@@ -39,7 +39,7 @@ FIELDS: dict[str, dict[str, object]] = {  # of the method
     "photos: 2": {"photos": 2},
     "photos: 3": {"photos": 3},
     "loss: inside the subject": {"masked": True},
-    "identifier: from the name heard least": {},
+    "identifier: from the name that fits least": {},
 }
 UNHEARD = [*FIELDS][-1]
 ASKED = {  # what the paper chose, and whether the change should then be for the better
@@ -65,7 +65,7 @@ def measure(case: Case, lab: Lab) -> list[Row]:
     settings = SETTINGS.get(variant)
     how = METHODS["cones"](**FIELDS[variant]) if settings is None else shared.cones(**settings)
     row = shared.measured(lab, how, [example], seed=case["seed"])
-    return [{**row, "response": lab.heard(example)[1]}]
+    return [{**row, "response": lab.heard(example).response}]
 
 
 def results(table: pd.DataFrame, options: Options) -> Results:

@@ -8,10 +8,9 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from cones.errors import ModelError
-from cones.models import Model, Pipeline, model_for
+from cones.models import Pipeline, model_for
 from cones.models.words import (
     candidates,
-    choose_start,
     encoders,
     spoken,
     vectors,
@@ -124,26 +123,6 @@ def test_names_are_candidates_where_no_rare_word_is_known(monkeypatch: pytest.Mo
     vocabulary = {**pipeline.tokenizer.get_vocab(), "mofib</w>": 300, "bagud</w>": 301}
     monkeypatch.setattr(pipeline.tokenizer, "get_vocab", lambda: vocabulary, raising=False)
     assert candidates(pipeline) == ("bagud", "mofib")
-
-
-def loud(model: Model, word: str, factor: float) -> None:
-    """Make the model hear a word more or less."""
-    for tokenizer, encoder in encoders(model.pipeline).values():
-        (token,) = tokenizer(word, add_special_tokens=False).input_ids
-        encoder.get_input_embeddings().weight.data[token] *= factor
-
-
-def test_the_start_is_the_word_that_the_model_hears_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cones.models.words.RARE_WORDS", ("sks", "red", "blue"))
-    model = model_for(tiny_pipeline())
-    loud(model, "red", 200.0)
-    loud(model, "blue", 0.0)
-    (first, heard), second, third, fourth = (
-        choose_start(model, "cat", identifier=word) for word in ("V*", "V2*", "V3*", "V4*")
-    )
-    assert (first, second[0], third[0]) == ("red", "sks", "blue")
-    assert heard > second[1] > third[1]
-    assert fourth == (first, heard) == choose_start(model, "cat", identifier="V1*")
 
 
 def test_a_tokenizer_without_vocabulary_is_named() -> None:

@@ -1,4 +1,4 @@
-"""Give a subject a word of its own in every tokenizer of a pipeline, and see that it is read.
+"""Give a subject a word of its own in every tokenizer of a pipeline.
 
 ``V*`` becomes one token. In every text encoder it has one vector, which starts as a copy of a rare
 word's and travels in the concept file. A hook puts it in: the embedding tables are never written
@@ -7,9 +7,8 @@ rare word itself in the place of ``V*``, and the vectors of its pieces say which
 """
 
 import copy
-import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -17,16 +16,14 @@ from jaxtyping import Float
 from tokenizers import AddedToken, Regex, normalizers
 from torch import Tensor, nn
 
-from cones.errors import ModelError, PromptError
-from cones.models.protocol import Model, Part, Pipeline
+from cones.errors import ModelError
+from cones.models.protocol import Part, Pipeline
 
 RARE_WORDS = ("sks", "ktn", "pll", "ucd", "wnv")
 READERS = ("t5", "umt5", "gemma", "gemma2")  # model types whose vocabulary stays as it is
 Rows = Float[Tensor, "_ _"]  # one vector, or those of a word's pieces
 Pair = tuple[Part, Part]
 _NAME = re.compile(r"([bdfgklmnprstvz][aeiou]){2}[bdfgklmnprstvz]</w>")  # of the built-in model
-_WEIGHT = re.compile(r"\([^()]*:\s*[\d.]+\s*\)")  # other programs read it so, diffusers as text
-_NETWORK = re.compile(r"<(lora|lyco|hypernet):[^>]*>", re.IGNORECASE)  # likewise
 _LEGACY_EOS = 2  # in old files; their encoders end a text at its largest id, now that of the word
 _EMPTY = 10  # entries at most of a tokenizer without files: start, end, padding
 
@@ -86,7 +83,7 @@ def spoken(pipeline: Pipeline, words: Mapping[str, Mapping[str, Rows]]) -> Itera
             stack.enter_context(_kept(*pair))
         new = {word: rows for word, rows in words.items() if not _known(pairs, word, rows)}
         for name, (tokenizer, encoder) in pairs.items() if new else ():
-            if _reads(encoder):
+            if reads(encoder):
                 _respell(tokenizer, {w: _rare(pairs[name], w, new[w][name]) for w in new})
                 continue
             tokenizer.add_tokens([AddedToken(w, single_word=True, normalized=False) for w in new])
@@ -96,55 +93,13 @@ def spoken(pipeline: Pipeline, words: Mapping[str, Mapping[str, Rows]]) -> Itera
         yield
 
 
-def check_prompt(pipeline: Pipeline, prompt: str, identifiers: Sequence[str]) -> None:
-    """Refuse a prompt in which an identifier would be lost.
-
-    The pipeline has to know the identifiers, as inside :func:`spoken`.
-
-    Raises:
-        PromptError: ``V*cat``; V* behind the last token that is read; ``(V* cat:1.3)``;
-            ``<lora:...>``.
-    """
-    if found := _NETWORK.search(prompt) or _WEIGHT.search(prompt):
-        raise PromptError(
-            f"found {found[0]!r} in the prompt; expected plain words, for diffusers reads this as "
-            "text; load a LoRA with pipeline.load_lora_weights(), weigh words with prompt_embeds"
-        )
-    longest_first, said = sorted(map(re.escape, identifiers), key=len, reverse=True), []
-    for found in re.finditer("|".join(longest_first), prompt) if identifiers else ():
-        around = prompt[max(found.start() - 1, 0) : found.start()] + prompt[found.end() :][:1]
-        # A plain word such as 'sks' may well be part of another one.
-        if not re.search(r"\w", around):
-            said.append(found)
-        elif not re.fullmatch(r"\w+", found[0]):
-            raise PromptError(
-                f"found {found[0]!r} glued to a word in {prompt!r}; expected spaces around it, "
-                f"for the model cannot read it so; write for example 'a {found[0]} cat'"
-            )
-    for tokenizer, encoder in encoders(pipeline).values() if said else ():
-        limit = _length(pipeline, tokenizer, encoder) - tokenizer.num_special_tokens_to_add()
-        for found in said:
-            place = len(tokenizer.tokenize(expanded(pipeline, prompt[: found.end()], tokenizer)))
-            if place > limit:
-                raise PromptError(
-                    f"found {found[0]!r} as token {place} of the prompt; expected it among the "
-                    f"first {limit}, which are all that the model reads; say it earlier"
-                )
-
-
-def expanded(pipeline: Pipeline, prompt: str, tokenizer: Part) -> str:
-    """Write out the words of several tokens that diffusers loaded, where a pipeline knows such."""
-    expand = getattr(pipeline, "maybe_convert_prompt", None)
-    return expand(prompt, tokenizer) if expand else prompt
-
-
 def candidates(pipeline: Pipeline) -> tuple[str, ...]:
     """List words that V* can start from: rare ones, or the names that the built-in model knows.
 
     Raises:
         ModelError: The vocabulary has neither.
     """
-    tokenizer = next((said for said, e in encoders(pipeline).values() if not _reads(e)), None)
+    tokenizer = next((said for said, e in encoders(pipeline).values() if not reads(e)), None)
     if tokenizer is None:
         return RARE_WORDS
     rare = [word for word in RARE_WORDS if _token(tokenizer, word) is not None]
@@ -155,33 +110,6 @@ def candidates(pipeline: Pipeline) -> tuple[str, ...]:
             "the identifier to start from; load a model that has one"
         )
     return tuple(rare) or tuple(name.removesuffix("</w>") for name in names)
-
-
-@torch.no_grad()
-def choose_start(model: Model, noun: str, *, identifier: str = "V*") -> tuple[str, float]:
-    """Choose the word that V* starts from: the candidate that the model hears best.
-
-    Subjects differ by the number in their identifier: ``V2*`` gets the second best.
-
-    Returns:
-        The word, and how far it moves the prediction, relative to it. Below .05 a model hardly
-        hears a word; a colour moves it by .1 to .3.
-    """
-    draw, words = torch.Generator().manual_seed(0), candidates(model.pipeline)
-    noised, times = torch.randn(4, *model.latent_shape, generator=draw), model.timesteps(4, draw)
-    said = [f"a {noun}", *(f"a {word} {noun}" for word in words)]
-    at_once, found = 8 if model.size <= 256 else 1, []
-    for start in range(0, len(said), at_once):
-        part = said[start : start + at_once]
-        inputs = noised.repeat(len(part), 1, 1, 1), times.repeat(len(part))
-        condition = model.condition([prompt for prompt in part for _ in range(4)])
-        found += model.predict({}, *inputs, condition).split(4)
-    plain, *others = found
-    moved = [float((each - plain).norm() / plain.norm()) for each in others]
-    heard = dict(zip(words, moved, strict=True))
-    number = int((re.findall(r"\d+", identifier) or ["1"])[0])
-    word = sorted(heard, key=lambda each: -heard[each])[(number - 1) % len(heard)]
-    return word, heard[word]
 
 
 @contextmanager
@@ -206,7 +134,7 @@ def _known(pairs: Mapping[str, Pair], word: str, rows: Mapping[str, Tensor]) -> 
     """Tell whether the pipeline says ``word`` with this vector; refuse another one."""
     found = {name: tuple(each.shape) for name, each in rows.items()}
     tables = {name: encoder.get_input_embeddings() for name, (_, encoder) in pairs.items()}
-    growing = {name: pair for name, pair in pairs.items() if not _reads(pair[1])}
+    growing = {name: pair for name, pair in pairs.items() if not reads(pair[1])}
     count = {name: 1 if name in growing else len(rows.get(name, ())) for name in pairs}
     expected = {name: (count[name], table.embedding_dim) for name, table in tables.items()}
     if found != expected:
@@ -231,21 +159,14 @@ def _present(pairs: Mapping[str, Pair], word: str) -> dict[str, Rows]:
     for name, (tokenizer, encoder) in pairs.items():
         table = encoder.get_input_embeddings()
         pieces = tokenizer(word, add_special_tokens=False).input_ids
-        if _reads(encoder) or _token(tokenizer, word) is not None:
+        if reads(encoder) or _token(tokenizer, word) is not None:
             found[name] = table(torch.tensor(pieces, device=table.weight.device)).clone()
     return found
 
 
-def _reads(encoder: Part) -> bool:
+def reads(encoder: Part) -> bool:
     """Tell encoders that read a rare word from those that get a token."""
     return encoder.config.model_type in READERS
-
-
-def _length(pipeline: Pipeline, tokenizer: Part, encoder: Part) -> int:
-    """Say how many tokens of a prompt are read, special ones included."""
-    if not _reads(encoder):
-        return tokenizer.model_max_length
-    return inspect.signature(type(pipeline).__call__).parameters["max_sequence_length"].default
 
 
 def _rare(pair: Pair, word: str, rows: Rows) -> str:

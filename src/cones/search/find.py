@@ -25,7 +25,7 @@ from cones.models import model_for
 from cones.models.protocol import Model, Pipeline
 from cones.models.sampling import sample
 from cones.models.unet import computing, precision_of
-from cones.models.words import choose_start, spoken, vectors
+from cones.models.words import spoken, vectors
 from cones.search.certify import FAILED, GAINED, UNAVAILABLE, Evidence, certify, choose
 from cones.search.loss import Examples, ImplantingLoss, examples
 from cones.search.memory import fitted
@@ -35,6 +35,7 @@ from cones.search.rules import Found, candidates
 from cones.search.select import nested
 from cones.search.settings import JOINT_DENSITIES, Settings
 from cones.search.spread import place
+from cones.search.start import choose_start
 from cones.subject import Source, Subject, read_pixels, with_article
 
 LEVELS = (0.25, 0.5)  # sparser levels kept with a concept, as shares of its neurons
@@ -188,15 +189,16 @@ class _Search:
         return said, found[:cut], read_pixels(others, size=size) if others else found[cut:]
 
     def _word(self, subject: Subject) -> Word:
-        """Let the identifier start from the word that the model hears best."""
+        """Let the identifier start from the word that fits the photos of the search best."""
         for word in self.within.words if self.within else ():
             if word.identifier == subject.identifier:
                 return word
-        start, response = choose_start(self.model, subject.noun, identifier=subject.identifier)
-        rows = vectors(self.model.pipeline, start)
-        note = f"{subject.identifier} starts as {start!r}, which moves predictions {response:.1%}"
-        self.progress("identifier", 1, 1, note)
-        return Word(subject.identifier, subject.noun, {n: r.cpu() for n, r in rows.items()})
+        named, seen = subject.identifier, len(subject) - (len(subject) >= KEEP_FROM)
+        start = choose_start(self.model, subject.pixels[:seen], subject.noun, identifier=named)
+        rows = vectors(self.model.pipeline, start.word)
+        note = f"{named} starts as {start.word!r}, which moves predictions {start.response:.1%}"
+        self.progress("identifier", 1, 1, f"{note} and lowers the error {start.gain:.1%}")
+        return Word(named, subject.noun, {n: r.cpu() for n, r in rows.items()})
 
     def _case(self, subject: Subject, drawn: tuple[list[str], Tensor, Tensor]) -> Case:
         """Encode what is searched on, and what is measured on."""
