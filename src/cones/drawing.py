@@ -20,9 +20,9 @@ from cones.concept import Concept, Json
 from cones.files import write_atomic
 from cones.models import Pipeline, model_for
 from cones.models.applied import applied
+from cones.models.prompts import check_prompt
 from cones.models.protocol import Progress
 from cones.models.sampling import Options, sample
-from cones.models.words import check_prompt
 from cones.subject import Source, read_pixels
 
 PHOTOS, UNTOUCHED = "photos", "untouched model"

@@ -88,7 +88,7 @@ def test_ctrl_c_keeps_finished_pictures(
         ("a V*cat", "V*"),
         ("a (V* cat:1.3)", ":1.3"),
         ("a V* cat <lora:x:1>", "lora"),
-        ("a dog and " * 9 + "a V* cat", "V*"),
+        ("a " + "dog," * 9 + "V*", "V*"),
     ],
 )
 def test_prompts_that_would_lose_the_word_are_refused(

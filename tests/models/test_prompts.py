@@ -4,7 +4,8 @@ import pytest
 
 from cones.errors import PromptError
 from cones.models import Pipeline
-from cones.models.words import check_prompt, encoders, spoken
+from cones.models.prompts import check_prompt, parts
+from cones.models.words import encoders, spoken
 from fakes import LENGTH, tiny_concept, tiny_pipeline
 
 
@@ -57,19 +58,34 @@ def test_prompts_that_lose_the_word_are_refused(
         check(pipeline, prompt, "V*", "V2*")
 
 
-def test_a_word_behind_the_last_token_is_refused(pipeline: Pipeline) -> None:
+def test_a_word_that_no_part_holds_is_refused(pipeline: Pipeline) -> None:
+    """A single word without spaces may be longer than what is read at once."""
     fits = LENGTH - 2
-    check(pipeline, "cat " * (fits - 1) + "V*", "V*")
-    with pytest.raises(PromptError, match=rf"'V\*' as token {fits + 1} .*first {fits}, which"):
-        check(pipeline, "cat " * fits + "V*", "V*")
-    check(pipeline, "V* " + "cat " * 30, "V*")
+    check(pipeline, "cat, " * 30 + "V*", "V*")
+    check(pipeline, "cat" + ",cat" * 5 + ",V*", "V*")  # 13 tokens
+    with pytest.raises(PromptError, match=rf"'V\*' as token {fits + 1} .*first {fits}; say it"):
+        check(pipeline, "a cat" + ",cat" * 6 + ",V*", "V*")
 
 
-def test_the_shorter_tokenizer_counts() -> None:
-    pipeline = tiny_pipeline(xl=True)
-    encoders(pipeline)["text_encoder_2"][0].model_max_length = 6
-    with pytest.raises(PromptError, match="as token 5 of the prompt; expected .* first 4"):
-        check(pipeline, "cat cat cat cat V*", "V*")
+def test_a_prompt_that_fits_stays_as_it_is(pipeline: Pipeline) -> None:
+    for prompt in ("", " a  V*\tcat ", "cat " * (LENGTH - 2)):
+        assert parts(pipeline, prompt) == [prompt]
+
+
+def test_a_long_prompt_is_cut_between_words(pipeline: Pipeline) -> None:
+    """Words of several tokens stay whole, and the shortest tokenizer counts."""
+    encoders(pipeline)["text_encoder"][0].model_max_length = 8
+    prompt = "a cat on the\ngrass unheard in a  V*-cat room"
+    rows = tiny_concept(pipeline).words[0].embeddings
+    with spoken(pipeline, {"V*": rows}):
+        found = parts(pipeline, prompt)
+        tokenizer = pipeline.tokenizer
+        lengths = [len(tokenizer.tokenize(part)) for part in found]
+        whole = tokenizer.tokenize(prompt)
+        assert [token for part in found for token in tokenizer.tokenize(part)] == whole
+    assert [word for part in found for word in part.split()] == prompt.split()
+    assert found[0] == "a cat on the grass"
+    assert all(length <= 6 for length in lengths if length != len(tokenizer.tokenize("unheard")))
 
 
 def test_a_plain_word_may_be_part_of_another() -> None:

@@ -20,7 +20,8 @@ from PIL import Image
 from cones.errors import PromptError, SubjectError
 from cones.models import Pipeline, model_for, sampling
 from cones.models.sampling import FEW_STEPS, STEPS, defaults, sample
-from fakes import tiny_pipeline, tiny_pixels
+from cones.models.words import encoders, spoken, vectors
+from fakes import LENGTH, WORDS, tiny_pipeline, tiny_pixels
 
 FAST = {"num_inference_steps": 2}
 
@@ -62,17 +63,83 @@ def test_a_picture_depends_on_its_own_seed_alone(pipeline: Pipeline) -> None:
     assert far(together[0], together[2]) > 1
 
 
+LONG = " ".join(WORDS[: LENGTH + 3])  # every word is one token
+
+
+@torch.no_grad()
+def chunked(pipeline: Pipeline, prompt: str) -> dict[str, torch.Tensor]:
+    """Encode two chunks as A1111 does: by tokens, each between a begin and an end."""
+    xl, states = hasattr(pipeline, "text_encoder_2"), []
+    for tokenizer, encoder in encoders(pipeline).values():
+        ids = tokenizer(prompt, add_special_tokens=False).input_ids
+        rows, room = [], LENGTH - 2
+        for chunk in (ids[:room], ids[room:]):
+            end = [tokenizer.eos_token_id] + [tokenizer.pad_token_id] * (room - len(chunk))
+            rows.append([tokenizer.bos_token_id, *chunk, *end])
+        read = encoder(torch.tensor(rows), output_hidden_states=True)
+        states.append(torch.cat([*(read.hidden_states[-2] if xl else read[0])]))
+    found = {"prompt_embeds": torch.cat(states, -1)[None]}
+    return found | ({"pooled_prompt_embeds": read[0][:1]} if xl else {})
+
+
+@pytest.mark.parametrize("unwanted", ["red", None, f"{LONG} red"])
+def test_a_long_prompt_is_read_in_chunks(pipeline: Pipeline, unwanted: str | None) -> None:
+    """XL reads no words against as zeros, as with short prompts."""
+    options = {**FAST, "guidance_scale": 4.0}
+    (found,) = sample(pipeline, [LONG], seeds=[3], negative_prompt=unwanted, **options)
+    against = chunked(pipeline, unwanted or "")
+    if unwanted is None and hasattr(pipeline, "text_encoder_2"):
+        against = {name: torch.zeros_like(each) for name, each in against.items()}
+    read = chunked(pipeline, LONG) | {f"negative_{n}": each for n, each in against.items()}
+    expected = pipeline(**read, generator=generator(3), **options).images[0]
+    assert far(found, expected) <= 1
+    (cut,) = sample(pipeline, [LONG.split(WORDS[LENGTH])[0]], seeds=[3], **options)
+    assert far(found, cut) > 1
+
+
+def test_words_against_may_be_longer_than_the_prompt(pipeline: Pipeline) -> None:
+    options = {**FAST, "guidance_scale": 4.0}
+    (found,) = sample(pipeline, ["a cat"], seeds=[3], negative_prompt=LONG, **options)
+    against = {f"negative_{n}": each for n, each in chunked(pipeline, LONG).items()}
+    read = {**chunked(pipeline, "a cat"), **against}
+    expected = pipeline(**read, generator=generator(3), **options).images[0]
+    assert far(found, expected) <= 1
+
+
+def test_long_and_short_prompts_do_not_meet_in_a_batch(pipeline: Pipeline) -> None:
+    prompts = ["a cat", LONG, f"red {LONG}", "a dog"]
+    together = sample(pipeline, prompts, seeds=range(4), **FAST)
+    for seed in (0, 3):  # bit for bit as without the others
+        (alone,) = sample(pipeline, [prompts[seed]], seeds=[seed], **FAST)
+        assert far(alone, together[seed]) == 0
+    (alone,) = sample(pipeline, [LONG], seeds=[1], **FAST)
+    assert far(alone, together[1]) <= 1
+
+
+def test_a_new_word_is_heard_in_the_second_part_and_over_a_photo(pipeline: Pipeline) -> None:
+    drawn = []
+    for like in ("cat", "red"):
+        with spoken(pipeline, {"V*": vectors(pipeline, like)}):
+            said = {"prompts": [f"{LONG} V*"], "seeds": [0], "num_inference_steps": 4}
+            drawn += sample(pipeline, **said) + sample(pipeline, image=photo(), **said)
+    assert far(drawn[0], drawn[2]) > 1
+    assert far(drawn[1], drawn[3]) > 1
+
+
 def test_large_pictures_are_drawn_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn, seen = [], []
 
-    def paint(said: list[str], **_: object) -> SimpleNamespace:
-        drawn.append(len(said))
-        return SimpleNamespace(images=[photo()] * len(said))
+    def paint(*, prompt: list[str], **_: object) -> SimpleNamespace:
+        drawn.append(len(prompt))
+        return SimpleNamespace(images=[photo()] * len(prompt))
 
     for size in (256, 512, 513):
         model = SimpleNamespace(size=size)
         monkeypatch.setattr(sampling, "model_for", lambda _, model=model: model)
         monkeypatch.setattr(sampling, "_settled", lambda *_: {})
+        monkeypatch.setattr(sampling, "_unchanged", lambda *_: {})
+        monkeypatch.setattr(sampling, "parts", lambda *_: ["a cat"])
+        monkeypatch.setattr(sampling, "told", lambda _, said, *__: {"prompt": said})
         monkeypatch.setattr(sampling, "_artist", lambda *_, **__: nullcontext(paint))
         sample(None, ["a cat"] * 9, seeds=range(9), progress=lambda *at: seen.append(at))
     assert drawn == [8, 1, 4, 4, 1, *[1] * 9]

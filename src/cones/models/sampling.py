@@ -8,6 +8,7 @@ model is made for, and the seeds.
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import TypedDict, Unpack
 
 import torch
@@ -19,6 +20,7 @@ from PIL import Image
 
 from cones.errors import PromptError
 from cones.models import builtin, model_for
+from cones.models.prompts import parts, told
 from cones.models.protocol import Model, Part, Pipeline, Progress
 from cones.subject import Photo, read_pixels
 
@@ -55,8 +57,8 @@ def sample(
     """Draw one picture per prompt and seed with the model as it is.
 
     ``pipeline`` may be any of the model's: pictures are drawn from text unless there is an image.
-    They are drawn in batches of :func:`at_once`; after each ``progress("draw", done, total)`` is
-    called.
+    They are drawn in batches of :func:`at_once`, those of longer prompts apart; after each
+    ``progress("draw", done, total)`` is called.
 
     Raises:
         PromptError: Steps or strength do not fit.
@@ -65,15 +67,16 @@ def sample(
     model, images = model_for(pipeline), []
     jobs, count = [*zip(prompts, seeds, strict=True)], at_once(model.size)
     settings = _settled(model, options)
-    unwanted = settings.pop("negative_prompt", None)
+    unwanted = settings.pop("negative_prompt", None) or ""
+    long = {p: max(len(parts(pipeline, each)) for each in (p, unwanted)) for p in {*prompts}}
+    alike = [[*jobs] for _, jobs in groupby(jobs, lambda job: long[job[0]])]
     with _artist(pipeline, over="image" in settings) as artist:
         settings |= _unchanged(artist, model)
-        for start in range(0, len(jobs), count):
-            said, drawn = zip(*jobs[start : start + count], strict=True)
-            if unwanted:
-                settings["negative_prompt"] = [unwanted] * len(said)
+        for batch in (same[k : k + count] for same in alike for k in range(0, len(same), count)):
+            said, drawn = zip(*batch, strict=True)
+            words = told(model, said, unwanted, long[said[0]])
             draws = [torch.Generator().manual_seed(seed) for seed in drawn]
-            images += artist([*said], generator=draws, **settings).images
+            images += artist(**words, generator=draws, **settings).images
             if progress:
                 progress("draw", len(images), len(jobs))
     return images
@@ -95,6 +98,12 @@ def _settled(model: Model, options: Options) -> dict[str, Part]:
         raise PromptError(
             f"found {made} of {steps} steps to make; expected at least one, and strength up to 1; "
             "raise num_inference_steps, or change strength"
+        )
+    guided = inspect.signature(type(model.pipeline).__call__).parameters
+    if found.get("negative_prompt") and "true_cfg_scale" in guided:
+        raise PromptError(
+            f"found a negative prompt for a {type(model.pipeline).__name__}, which is told its "
+            "guidance and reads none; expected a prompt alone; leave negative_prompt out"
         )
     if "image" in found:
         found |= {"image": read_pixels(found["image"], size=model.size), "strength": strength}
