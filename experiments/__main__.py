@@ -21,6 +21,7 @@ from cones import ConesError, load_pipeline
 from experiments import fuzz
 from experiments.lab import PRECISIONS, QUICK, Effort, Lab
 from experiments.metrics.examiner import load_examiner
+from experiments.metrics.success import looks
 from experiments.studies import STUDIES
 from experiments.study import Options, compared_as, options_for, publish, run
 from experiments.subjects import load_examples
@@ -114,6 +115,9 @@ def prepared(asked: Asked) -> tuple[Lab, Options]:
     torch.set_flush_denormal(True)  # numbers near 0 else slow some processors tenfold
     pipeline = load_pipeline(asked.model, dtype="float32", device=PartialState().device)
     examiner = load_examiner() if any(STUDIES[name].judged for name in asked.names) else None
+    if examiner:
+        seen = {key: examiner.read(each.photos()) for key, each in examples.items()}
+        examples = {k: replace(e, looks=looks(seen[k], e.noun)) for k, e in examples.items()}
     precision = asked.precision or PRECISIONS[torch.cpu._is_avx512_bf16_supported()]
     _listed(precision, PRECISIONS)
     lab = Lab(pipeline, asked.work, examples, effort, examiner, Progress(), precision)

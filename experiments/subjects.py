@@ -61,6 +61,7 @@ class Example:
         pattern: Of its surface.
         tuning: Whether choices may be set by it.
         identifier: The word that means it.
+        looks: Other main and second colours that the examiner reads on its photos.
     """
 
     key: str
@@ -71,6 +72,7 @@ class Example:
     pattern: str
     tuning: bool
     identifier: str
+    looks: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def phrase(self) -> str:
@@ -115,6 +117,13 @@ class Example:
     def others(self, size: int) -> Float[Tensor, "n 3 h w"]:
         """Read photos of other individuals of its noun."""
         return read_pixels(self.folder / "other", size=size)
+
+    def photos(self) -> list[Image.Image]:
+        """Read all its photos as pictures: those of the search and the new views."""
+        files = (
+            each for part in ("", "kept") for each in sorted((self.folder / part).glob("*.png"))
+        )
+        return [Image.open(file).convert("RGB") for file in files]
 
     def stranger(self, size: int) -> Float[Tensor, "n 3 h w"]:
         """Read as many photos of one other individual of its noun, of other colours."""

@@ -2,9 +2,11 @@
 
 The examiner reads every thing of a picture from its own box. Each subject is matched with a thing
 of its own so that as many attributes as possible are right; with one subject and one thing there
-is no choice. All figures are shares of pictures.
+is no choice. All figures are shares of pictures. A picture is not held to what photos do not meet:
+where the examiner reads a subject's own photos otherwise than its labels, both are right.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import permutations
 
@@ -14,6 +16,7 @@ from experiments.subjects import Example
 TRAITS = ("noun", "main", "second", "pattern")
 NAMES = {"main": "colour"}  # in tables
 NEEDED = ("noun", "main", "second")  # for success, with the place; `exact` needs the pattern too
+OFTEN = 1 / 3  # of a subject's own photos
 
 
 def judged(seen: Seen, examples: Sequence[Example], place: str | None) -> dict[str, float]:
@@ -41,6 +44,15 @@ def judged(seen: Seen, examples: Sequence[Example], place: str | None) -> dict[s
     }
 
 
+def looks(seen: Sequence[Seen], noun: str) -> frozenset[tuple[str, str]]:
+    """Give the main and second colours that are read on a third of a subject's photos or more.
+
+    Two colours of equal stripes have no order, and cream in the shade looks like white.
+    """
+    colours = [(each.main, each.second) for s in seen for each in s.things if each.noun == noun]
+    return frozenset(pair for pair, n in Counter(colours).items() if n >= OFTEN * len(seen))
+
+
 def shares(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     """Average over pictures."""
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
@@ -62,4 +74,7 @@ def _matched(
 
 
 def _right(thing: SeenThing | None, example: Example) -> dict[str, bool]:
-    return {t: thing is not None and getattr(thing, t) == getattr(example, t) for t in TRAITS}
+    right = {t: thing is not None and getattr(thing, t) == getattr(example, t) for t in TRAITS}
+    if thing is not None and (thing.main, thing.second) in example.looks:
+        right |= {"main": True, "second": True}
+    return right

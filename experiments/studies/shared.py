@@ -28,7 +28,8 @@ from experiments.subjects import PLACES, Example, prompt
 from experiments.tables import Interval, interval, rows_of
 
 DEFAULT = Settings()
-UNLEARNT = ("untouched", "words")
+PHOTOS = "photos"  # no method: what the judge says of the subject's own photos
+UNLEARNT = (PHOTOS, "untouched", "words")
 REFERENCE = "cones"
 RIVALS, MERGED = tuple(TRAINED), tuple(WAYS)
 BUDGETS = (1 / 4, 1 / 2, 1.0)  # of a method's own, at which its curve is measured
@@ -63,7 +64,7 @@ def contest(options: Options, group: Sequence[str], methods: Iterable[str]) -> l
 
 def known(names: Iterable[str]) -> tuple[str, ...]:
     """Leave out methods that there are not."""
-    return tuple(name for name in names if name in METHODS)
+    return tuple(name for name in names if name in (PHOTOS, *METHODS))
 
 
 def read(lab: Lab, pictures: Sequence[Image.Image]) -> Sequence[Seen]:
@@ -148,6 +149,9 @@ def compared(case: Case, lab: Lab) -> list[Row]:
         Rows with a column ``at``: ``report``, ``equal drift`` or ``curve``.
     """
     method, examples, seed = case["method"], lab.chosen(case["subjects"]), case["seed"]
+    if method == PHOTOS:
+        rows = [judged(each, examples, None) for each in read(lab, examples[0].photos())]
+        return [{"at": "report", **dict.fromkeys(FIGURES, 0.0), **shares(rows)}]
     if method not in (*RIVALS, *MERGED):
         return [{"at": "report", **measured(lab, METHODS[method](), examples, seed=seed)}]
     points = curve(lab, method, examples, seed=seed)

@@ -8,7 +8,7 @@ from experiments.studies import shared
 from experiments.studies.shared import RIVALS, aim, claim, means, told
 from experiments.study import Case, Options, Results, Row, Study
 
-METHODS = (*CONTROLS, "cones", "cones-paper", *RIVALS)
+METHODS = (shared.PHOTOS, *CONTROLS, "cones", "cones-paper", *RIVALS)
 
 
 def cases(options: Options) -> list[Case]:

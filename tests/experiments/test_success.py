@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from experiments.metrics.examiner import Seen, SeenThing
-from experiments.metrics.success import judged, shares
+from experiments.metrics.success import judged, looks, shares
 from experiments.subjects import Example
 from tiny_lab import thing
 
@@ -69,3 +69,17 @@ def test_nothing_seen_is_all_wrong_but_the_place() -> None:
 
 def test_shares_are_means_over_pictures() -> None:
     assert shares([{"noun": 1.0}, {"noun": 0.0}, {"noun": 0.0}, {"noun": 1.0}]) == {"noun": 0.5}
+
+
+def test_colours_are_right_as_the_judge_reads_them_on_the_photos() -> None:
+    swapped = thing("cat", "blue", "red", "stripes")
+    other = thing("cat", "blue", "blue", "stripes")
+    photos = [Seen("snow", (each,)) for each in (swapped, swapped, CAT_SEEN, other, other, other)]
+    example = replace(CAT, looks=looks(photos[:5], "cat"))
+    assert example.looks == {("blue", "red"), ("blue", "blue")}
+    assert looks(photos[:4], "cat") == {("blue", "red")}
+    assert looks(photos, "dog") == frozenset()
+    example = replace(CAT, looks=frozenset({("blue", "red")}))
+    for seen, right in ((swapped, 1.0), (CAT_SEEN, 1.0), (other, 0.0)):
+        assert judged(Seen("snow", (seen,)), [example], "snow")["success"] == right
+    assert judged(Seen("snow", (swapped,)), [CAT], "snow")["success"] == 0.0
