@@ -21,6 +21,7 @@ _HOMES = {
     "generate": "drawing",
     "compare": "drawing",
     "export": "exporting",
+    "Library": "library",
     "Mask": "mask",
     "shut": "intervention",
     "ConesError": "errors",

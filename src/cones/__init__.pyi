@@ -9,6 +9,7 @@ from cones.exporting import export as export
 from cones.hub import load as load
 from cones.hub import push as push
 from cones.intervention import shut as shut
+from cones.library import Library as Library
 from cones.mask import Mask as Mask
 from cones.models.loading import load_pipeline as load_pipeline
 from cones.search.find import find as find

@@ -13,15 +13,16 @@ import typer
 import cones
 from cones.cli.files import atlas, combine, export, push, show, ui
 from cones.cli.find import demo, find
+from cones.cli.library import library
 from cones.cli.options import command
 from cones.cli.pictures import attend, compare, generate
 
 COMMANDS: tuple[Callable[..., None], ...] = (
-    find, show, generate, compare, combine, attend, atlas, export, push, ui, demo,
+    find, show, generate, compare, combine, attend, library, atlas, export, push, ui, demo,
 )  # fmt: skip
 
-for library in ("TRANSFORMERS", "DIFFUSERS"):  # read when they are loaded; errors still show
-    os.environ.setdefault(f"{library}_VERBOSITY", "error")
+for name in ("TRANSFORMERS", "DIFFUSERS"):  # read when they are loaded; errors still show
+    os.environ.setdefault(f"{name}_VERBOSITY", "error")
 app = typer.Typer(
     name="cones",
     no_args_is_help=True,
