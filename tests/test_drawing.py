@@ -14,6 +14,7 @@ from cones.drawing import (
     PHOTOS,
     RANDOM,
     UNTOUCHED,
+    Request,
     compare,
     generate,
     png_bytes,
@@ -73,7 +74,6 @@ def test_without_concepts_the_untouched_model_draws(pipeline: Pipeline) -> None:
     [
         ("a V*cat", {}, r"found 'V\*' glued"),
         ("a (V* cat:1.3)", {}, "expected plain words"),
-        ("cat " * 20 + "V*", {}, r"found 'V\*' as token 21"),
         ("a V* cat", {"negative_prompt": "<lora:bad:1>"}, "<lora:bad:1>"),
     ],
 )
@@ -88,6 +88,126 @@ def test_prompts_that_lose_the_word_are_not_drawn(
 def test_two_cats_of_one_name_are_not_drawn(pipeline: Pipeline) -> None:
     with pytest.raises(MaskError, match="twice, for a cat and for another cat"):
         generate(pipeline, [tiny_concept(pipeline), tiny_concept(pipeline, seed=2)], "a V* cat")
+
+
+def requests_of(pipeline: Pipeline) -> list[Request]:
+    """Ask for nine pictures, in two batches, of six sets of concepts; four call theirs V*."""
+    cat, dog = tiny_concept(pipeline), tiny_concept(pipeline, noun="dog", seed=2)
+    jar, cup = (tiny_concept(pipeline, "V2*", noun, seed=3) for noun in ("jar", "cup"))
+    plain = tiny_concept(pipeline, "zorb", "cup", seed=4)
+    return [
+        Request("a V* cat in the snow", cat, seed=1),
+        Request("a V* dog in the snow", dog, seed=1),
+        Request("a V* cat", cat, [0.4], seed=2),
+        Request("a V* cat and a V2* jar", [cat, jar], seed=3),
+        Request("a V* cat and a V2* jar", [cat | jar], seed=3),
+        Request("a V* cat and a V2* cup", [cat, cup], [1, 0.3], seed=4),
+        Request("a V* cat in the snow", seed=1),
+        Request("a zorb zorbzorb", plain, seed=5),
+        Request("a V* dog", dog, seed=6),
+    ]
+
+
+def test_requests_in_one_batch_are_drawn_as_alone(pipeline: Pipeline) -> None:
+    requests, told = requests_of(pipeline), []
+    before = {name: w.clone() for name, w in pipeline.unet.state_dict().items()}
+    vocabulary = dict(pipeline.tokenizer.get_vocab())
+    found = generate(pipeline, requests, progress=lambda *at: told.append(at), **FAST)
+    assert told == [("draw", 8, 9), ("draw", 9, 9)]
+    assert all(torch.equal(before[n], w) for n, w in pipeline.unet.state_dict().items())
+    assert not any("forward" in vars(module) for module in pipeline.unet.modules())
+    assert pipeline.tokenizer.get_vocab() == vocabulary
+    alone = []
+    for each in requests:
+        own = {"strengths": each.strengths, "seeds": [each.seed]}
+        alone += generate(pipeline, each.concepts, each.prompt, **own, **FAST)
+    assert [far(*pair) <= 1 for pair in zip(found, alone, strict=True)] == [True] * 9
+    assert far(found[0], found[1]) > 1
+    assert far(found[0], found[6]) > 1
+    assert far(found[4], found[3]) <= 1
+
+
+def test_requests_of_long_prompts_are_drawn_as_alone(pipeline: Pipeline) -> None:
+    cat, dog = tiny_concept(pipeline), tiny_concept(pipeline, noun="dog", seed=2)
+    said = [
+        "a V* cat",
+        "a V* dog",
+        f"a V* cat {'in the snow ' * 8}",
+        f"{'red ' * 20} V* dog",
+        "a V* dog",
+    ]
+    requests = [Request(each, (cat, dog)["dog" in each], seed=k) for k, each in enumerate(said)]
+    for picture, each in zip(generate(pipeline, requests, **FAST), requests, strict=True):
+        (alone,) = generate(pipeline, each.concepts, each.prompt, seeds=[each.seed], **FAST)
+        assert far(picture, alone) <= 1
+
+
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
+def test_requests_go_with_and_without_guidance_and_over_a_photo(
+    pipeline: Pipeline, guidance: float
+) -> None:
+    requests = requests_of(pipeline)[:3]
+    photo = Image.effect_noise((32, 32), 99)
+    how = {**FAST, "guidance_scale": guidance, "image": photo, "negative_prompt": "red"}
+    found = generate(pipeline, requests, **how)
+    for picture, each in zip(found, requests, strict=True):
+        own = {"strengths": each.strengths, "seeds": [each.seed]}
+        (alone,) = generate(pipeline, each.concepts, each.prompt, **own, **how)
+        assert far(picture, alone) <= 1
+
+
+def test_a_compiled_model_draws_requests_one_by_one(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def kept(pipeline: Pipeline, prompts: list[str], **_: object) -> list[Image.Image]:
+        calls.append(len(prompts))
+        return [Image.new("RGB", (8, 8))] * len(prompts)
+
+    monkeypatch.setattr("cones.drawing.sample", kept)
+    generate(pipeline, requests_of(pipeline))
+    pipeline.unet.mid_block.compile()
+    generate(pipeline, requests_of(pipeline)[:2])
+    pipeline.unet.mid_block._compiled_call_impl = None
+    pipeline.unet = torch.compile(pipeline.unet)
+    generate(pipeline, requests_of(pipeline)[:2])
+    assert calls == [8, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ("a V*cat", {}, r"found 'V\*' glued to a word in 'a V\*cat'"),
+        ("a V* cat", {"negative_prompt": "V* dog"}, "in the negative prompt of several"),
+        ("a V* cat", {"negative_prompt": "<lora:bad:1>"}, "<lora:bad:1>"),
+    ],
+)
+def test_requests_are_all_checked_before_the_first_is_drawn(
+    pipeline: Pipeline,
+    prompt: str,
+    options: dict,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cones.drawing.sample", None)
+    first, *_ = requests_of(pipeline)
+    with pytest.raises(PromptError, match=message):
+        generate(pipeline, [first, Request(prompt, first.concepts)], **options)
+
+
+def test_requests_are_refused_as_concepts_are(pipeline: Pipeline) -> None:
+    cat, other = tiny_concept(pipeline), tiny_concept(pipeline, seed=2)
+    with pytest.raises(MaskError, match="twice, for a cat and for another cat"):
+        generate(pipeline, [Request("a V* cat", [cat, other])])
+    with pytest.raises(MaskError, match="found 2 strengths"):
+        generate(pipeline, [Request("a V* cat", cat, [1, 1])])
+    for odd in (cat, [cat], [Request("a"), cat]):
+        with pytest.raises(PromptError, match="concepts without a prompt"):
+            generate(pipeline, odd)
+    with pytest.raises(PromptError, match="requests with one"):
+        generate(pipeline, [Request("a")], "a cat")
+    assert generate(pipeline, []) == []
 
 
 @pytest.fixture

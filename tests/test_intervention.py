@@ -11,7 +11,7 @@ from torch import nn
 
 from cones import intervention
 from cones.errors import InterventionError, MaskError
-from cones.intervention import shut
+from cones.intervention import shut, shut_each
 from cones.mask import Mask
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -291,3 +291,79 @@ def test_another_part_of_the_same_model_is_in_use_too() -> None:
         thread.start()
         thread.join()
     assert seen == ["refused", "refused", "served"]
+
+
+class Two(nn.Module):
+    """Two linear layers, one with a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(0)
+        self.k, self.v = nn.Linear(4, 3, bias=False), nn.Linear(3, 2)
+        for weight in self.parameters():
+            weight.data = torch.randn(weight.shape, generator=draw)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.v(self.k(rows))
+
+
+def hit(*numbers: int, name: str = "k.weight", shape: tuple[int, int] = (3, 4)) -> Mask:
+    return Mask({name: shape}, {name: torch.tensor(numbers, dtype=torch.int64)})
+
+
+def test_every_sample_meets_the_weights_that_it_would_meet_alone() -> None:
+    net, v = Two(), {"name": "v.weight", "shape": (2, 3)}
+    samples = [
+        [(hit(0, 5), 1.0)],
+        [],
+        [(hit(0, 3), 0.3), (hit(3, 7), 0.7), (hit(1, **v), 1.0)],
+    ]
+    rows = torch.randn(6, 5, 4, generator=torch.Generator().manual_seed(1))
+    before = {name: weight.clone() for name, weight in net.state_dict().items()}
+    with torch.no_grad(), shut_each(net, samples):
+        found = net(rows)
+        assert all(torch.equal(before[name], w) for name, w in net.state_dict().items())
+    for k, each in enumerate(samples):
+        with torch.no_grad(), ExitStack() as stack:
+            for mask, strength in each:
+                stack.enter_context(shut(net, mask, strength=strength))
+            alone = net(rows[k::3])
+        assert torch.allclose(found[k::3], alone, atol=1e-6)
+    with torch.no_grad():
+        assert not torch.allclose(found[0::3], net(rows[0::3]), atol=1e-3)
+        assert torch.equal(net(rows)[1::3], net(rows[1::3]))
+    assert not {"forward"} & {*vars(net.k), *vars(net.v)}
+
+
+def test_samples_that_are_alike_share_the_weights_themselves() -> None:
+    net = Two()
+    with shut_each(net, [[(hit(0), 1.0)], [(hit(0), 1.0)]]):
+        assert net.k.weight.flatten()[0] == 0
+        assert "forward" not in vars(net.k)
+    with shut_each(net, []):
+        pass
+    assert net.k.weight.flatten()[0] != 0
+
+
+def test_a_forward_of_its_own_comes_back() -> None:
+    net = Two()
+    own = net.k.forward = lambda rows: rows[..., :3]
+    with shut_each(net, [[(hit(0), 1.0)], []]):
+        assert net.k.forward is not own
+    assert net.k.forward is own
+
+
+def test_a_batch_of_other_samples_is_refused() -> None:
+    net, conv = Two(), nn.Sequential(nn.Conv1d(4, 3, 1))
+    with (
+        shut_each(net, [[(hit(0), 1.0)], []]),
+        pytest.raises(InterventionError, match="found a batch of 3; expected a multiple of 2"),
+    ):
+        net(torch.zeros(3, 5, 4))
+    odd = hit(0, name="0.weight", shape=(3, 4, 1))
+    with (
+        pytest.raises(InterventionError, match="of no linear layer"),
+        shut_each(conv, [[(odd, 1.0)], []]),
+    ):
+        pass
+    assert "forward" not in vars(net.k)

@@ -19,6 +19,7 @@ _HOMES = {
     "load": "hub",
     "push": "hub",
     "generate": "drawing",
+    "Request": "drawing",
     "compare": "drawing",
     "export": "exporting",
     "Library": "library",

@@ -2,6 +2,7 @@
 
 from cones.concept import Concept as Concept
 from cones.concept import Word as Word
+from cones.drawing import Request as Request
 from cones.drawing import compare as compare
 from cones.drawing import generate as generate
 from cones.errors import ConesError as ConesError

@@ -7,8 +7,13 @@ A1111 and its relatives read.
 
 import io
 import json
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Unpack
 
@@ -16,13 +21,16 @@ import torch
 from diffusers.utils.pil_utils import numpy_to_pil
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from cones.concept import Concept, Json
+from cones.concept import Concept, Json, Word, told_apart
+from cones.errors import MaskError, PromptError
 from cones.files import write_atomic
+from cones.intervention import shut_each
+from cones.mask import Mask
 from cones.models import Pipeline, model_for
 from cones.models.applied import applied
-from cones.models.prompts import check_prompt
+from cones.models.prompts import check_prompt, parts
 from cones.models.protocol import Progress
-from cones.models.sampling import Options, sample
+from cones.models.sampling import Options, at_once, sample
 from cones.subject import Source, read_pixels
 
 PHOTOS, UNTOUCHED = "photos", "untouched model"
@@ -30,10 +38,32 @@ RANDOM, CONCEPT = "random mask, same density per layer", "concept neurons shut"
 KEY = "cones"  # of our JSON in a PNG
 
 
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One picture: what to draw, with which concepts, how far each is shut, and the seed."""
+
+    prompt: str
+    concepts: Concept | Sequence[Concept] = ()
+    strengths: Sequence[float] | None = None
+    seed: int = 0
+
+    @cached_property
+    def pairs(self) -> list[tuple[Concept, float]]:
+        """Pair every concept with its strength."""
+        found = [self.concepts] if isinstance(self.concepts, Concept) else list(self.concepts)
+        amounts = [1.0] * len(found) if self.strengths is None else list(self.strengths)
+        if len(amounts) != len(found):
+            raise MaskError(
+                f"found {len(amounts)} strengths for {self.prompt!r}; expected {len(found)}, one "
+                "per concept; fit them"
+            )
+        return list(zip(found, amounts, strict=True))
+
+
 def generate(
     pipeline: Pipeline,
-    concepts: Concept | Sequence[Concept],
-    prompt: str | Sequence[str],
+    concepts: Concept | Sequence[Concept] | Sequence[Request],
+    prompt: str | Sequence[str] | None = None,
     *,
     strengths: Sequence[float] | None = None,
     seeds: Sequence[int] = range(4),
@@ -46,14 +76,26 @@ def generate(
     goes only part of the way there; ``strength`` is that of image-to-image. For the other options
     see :class:`cones.models.sampling.Options`. Afterwards the pipeline is as before, bit for bit.
 
+    Requests in the place of concepts, without a prompt, are drawn in common batches, each with its
+    own concepts alone, whatever the others call theirs.
+
     Returns:
-        The pictures, prompt by prompt.
+        The pictures, prompt by prompt, or request by request.
 
     Raises:
         PromptError: An identifier in a prompt would not be read.
         ConesError: Of the part concerned.
     """
-    found = [concepts] if isinstance(concepts, Concept) else list(concepts)
+    given = [concepts] if isinstance(concepts, Concept) else list(concepts)
+    found = [each for each in given if isinstance(each, Concept)]
+    requests = [each for each in given if isinstance(each, Request)]
+    if found if prompt is None else requests:
+        raise PromptError(
+            "found concepts without a prompt, or requests with one; expected a prompt for "
+            "concepts, and none for requests, which have their own; change it"
+        )
+    if prompt is None:
+        return _together(pipeline, requests, progress, options)
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     with applied(pipeline, found, strengths=strengths):
         identifiers = [word.identifier for concept in found for word in concept.words]
@@ -62,6 +104,82 @@ def generate(
         each = [said for said in prompts for _ in seeds]
         drawn = [*seeds] * len(prompts)
         return sample(pipeline, each, seeds=drawn, progress=progress, **options)
+
+
+def _together(
+    pipeline: Pipeline,
+    requests: Sequence[Request],
+    progress: Progress | None,
+    options: Options,
+) -> list[Image.Image]:
+    """Draw requests in common batches; all are checked before the first is drawn."""
+    model, words, images = model_for(pipeline), _renamed(requests), list[Image.Image]()
+    nets = [*pipeline.components.values(), *model.module.modules()]
+    fixed = any(hasattr(n, "_orig_mod") or getattr(n, "_compiled_call_impl", None) for n in nets)
+    count = 1 if fixed else at_once(model.size)  # what is compiled keeps its forward
+    jobs = _checked(pipeline, requests, words, options.get("negative_prompt") or "")
+    alike = [[*same] for _, same in groupby(jobs, lambda job: job[2])]  # sample splits the others
+    with applied(pipeline, []):  # the model is looked at once
+        for batch in (same[k : k + count] for same in alike for k in range(0, len(same), count)):
+            some, said, _ = zip(*batch, strict=True)
+            masks = [[(concept.mask, amount) for concept, amount in r.pairs] for r in some]
+            with _spoken(pipeline, some, words), shut_each(model.module, masks):
+                images += sample(pipeline, said, seeds=[r.seed for r in some], **options)
+            if progress:
+                progress("draw", len(images), len(jobs))
+    return images
+
+
+def _renamed(requests: Sequence[Request]) -> dict[int, Word]:
+    """Give every word an identifier of its own, by the word's id, so that none meet."""
+    found: dict[int, Word] = {}
+    for request in requests:
+        for word in told_apart(word for concept, _ in request.pairs for word in concept.words):
+            name = f"{word.identifier[:40]}⟨{len(found)}⟩"
+            found.setdefault(id(word), replace(word, identifier=name))
+    return found
+
+
+def _spoken(
+    pipeline: Pipeline, requests: Sequence[Request], words: Mapping[int, Word]
+) -> AbstractContextManager[None]:
+    """Say the new words while the context is open; no neuron is shut."""
+    none, found = (Mask.empty({}),), {id(c): c for each in requests for c, _ in each.pairs}
+    silent = [Concept(none, tuple(words[id(w)] for w in c.words), c.base) for c in found.values()]
+    return applied(pipeline, silent)
+
+
+def _checked(
+    pipeline: Pipeline, requests: Sequence[Request], words: Mapping[int, Word], unwanted: str
+) -> list[tuple[Request, str, int]]:
+    """Give every request's prompt with the new identifiers, and in how many parts it is read.
+
+    What would not be drawn as it says is refused, in its own words.
+    """
+    jobs = []
+    with _spoken(pipeline, requests, words):
+        check_prompt(pipeline, unwanted, [])
+        for each in requests:
+            own = [word for concept, _ in each.pairs for word in concept.words]
+            own.sort(key=lambda word: -len(word.identifier))
+            names = {word.identifier: words[id(word)].identifier for word in own}
+            if lost := [name for name in names if name in unwanted]:
+                raise PromptError(
+                    f"found {lost[0]!r} in the negative prompt of several requests; expected "
+                    "plain words, for each may mean another; draw them one by one"
+                )
+            # A plain word such as 'sks' may well be part of another one.
+            plain = [rf"\b{n}\b" if re.fullmatch(r"\w+", n) else re.escape(n) for n in names]
+            said = re.sub("|".join(plain) or "$^", lambda at, n=names: n[at[0]], each.prompt)
+            try:
+                check_prompt(pipeline, said, [*names.values()])
+            except PromptError as error:
+                told = str(error)
+                for old, new in names.items():
+                    told = told.replace(new, old)
+                raise PromptError(told) from None
+            jobs.append((each, said, len(parts(pipeline, said))))
+    return jobs
 
 
 def compare(

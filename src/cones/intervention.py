@@ -9,11 +9,12 @@ what they were before the first. One thread at a time may change a model: anothe
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from cones.errors import InterventionError, MaskError
@@ -94,6 +95,82 @@ def shut(module: nn.Module, mask: Mask, *, strength: float = 1.0) -> Iterator[No
     finally:
         with _LOCK:
             _undo(change)
+
+
+@contextmanager
+def shut_each(
+    module: nn.Module, samples: Sequence[Sequence[tuple[Mask, float]]]
+) -> Iterator[None]:
+    """Shut other neurons in every sample of a batch while the context is open.
+
+    ``samples`` are masks and strengths for each. Row ``k`` of a batch is of sample ``k % n``, also
+    where guidance makes it longer. A sample meets the weights that nested :func:`shut` would give
+    it alone, to the bit. Those of the module are not written to: the layers hold one copy for each
+    sample. A module that was compiled does not notice.
+
+    Raises:
+        MaskError: As in :func:`shut`.
+        InterventionError: As there; or a weight is not of a linear layer. While the context is
+            open, also if a batch does not have ``n`` samples.
+    """
+    if all(each == samples[0] for each in samples):
+        with _all_shut(module, samples[0] if samples else ()):
+            yield
+        return
+    layers = {
+        f"{name}.weight".replace(".base_layer.", "."): layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear)
+    }
+    names = dict.fromkeys(name for each in samples for mask, _ in each for name in mask)
+    if other := [name for name in names if name not in layers]:
+        raise InterventionError(
+            f"{other[0]!r} is of no linear layer; expected one where samples differ; draw them "
+            "one by one"
+        )
+    own: dict[str, list[Tensor]] = {name: [] for name in names}
+    for each in samples:
+        with _all_shut(module, each):
+            for name, weights in own.items():
+                weights.append(layers[name].weight.detach().mT.clone())
+    with ExitStack() as stack:
+        for name in names:
+            stack.callback(_set_forward, layers[name], vars(layers[name]).get("forward"))
+            _set_forward(layers[name], _PerSample(layers[name].bias, torch.stack(own.pop(name))))
+        yield
+
+
+@contextmanager
+def _all_shut(module: nn.Module, masks: Sequence[tuple[Mask, float]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for mask, strength in masks:
+            stack.enter_context(shut(module, mask, strength=strength))
+        yield
+
+
+def _set_forward(layer: nn.Module, forward: Callable[..., Tensor] | None) -> None:
+    """Give a layer a forward of its own, or none."""
+    vars(layer).pop("forward", None)
+    if forward is not None:
+        layer.forward = forward
+
+
+class _PerSample:
+    """A linear layer's forward with other weights for every sample."""
+
+    def __init__(self, bias: Tensor | None, weights: Float[Tensor, "n inputs outputs"]) -> None:
+        self.bias, self.weights = bias, weights
+
+    def __call__(self, rows: Float[Tensor, "batch length inputs"]) -> Tensor:
+        n = len(self.weights)
+        if len(rows) % n:
+            raise InterventionError(
+                f"found a batch of {len(rows)}; expected a multiple of {n} samples; draw them one "
+                "by one"
+            )
+        self.weights = self.weights.to(rows.device)  # the model may have been moved since
+        parts = [torch.bmm(part, self.weights) for part in rows.split(n)]
+        return torch.cat(parts) if self.bias is None else torch.cat(parts) + self.bias
 
 
 def _undo(change: _Change) -> None:
