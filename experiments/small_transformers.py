@@ -5,6 +5,7 @@ As :mod:`experiments.small` does for those with a U-Net: 64 px, two blocks; T5 r
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from string import ascii_lowercase
 
 import diffusers
@@ -99,18 +100,17 @@ def sana() -> Pipeline:
     )
 
 
-TRANSFORMERS: dict[str, Callable[[], Pipeline]] = {
-    "SD 3": stable_diffusion_3,
-    "Flux": flux,
-    "PixArt": pixart,
-    "Sana": sana,
-}
-
-
-def small_transformer(family: str) -> Pipeline:
-    """Build a pipeline of a family; always with the same weights."""
+def _seeded(build: Callable[[], Pipeline]) -> Pipeline:
     torch.manual_seed(0)
-    return TRANSFORMERS[family]()
+    return build()
+
+
+TRANSFORMERS: dict[str, Callable[[], Pipeline]] = {
+    "SD 3": partial(_seeded, stable_diffusion_3),
+    "Flux": partial(_seeded, flux),
+    "PixArt": partial(_seeded, pixart),
+    "Sana": partial(_seeded, sana),
+}
 
 
 def _vae(**scaling: float) -> Part:

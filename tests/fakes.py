@@ -26,7 +26,8 @@ from cones.concept import Concept, Word
 from cones.fingerprint import Fingerprint
 from cones.mask import Mask
 from cones.models import Pipeline, model_for
-from cones.models.words import encoders
+from cones.models.words import encoders, reads, vectors
+from experiments.small_transformers import TRANSFORMERS
 
 SIZE = 32
 WIDTH = 32
@@ -86,8 +87,19 @@ def tiny_concept(
     )
     tables = {n: encoder.get_input_embeddings() for n, (_, encoder) in encoders(pipeline).items()}
     rows = {n: torch.randn(1, table.embedding_dim, generator=draw) for n, table in tables.items()}
+    rows |= {n: vectors(pipeline, "sks")[n] for n in rows if reads(getattr(pipeline, n))}
     base = Fingerprint.of(model.weights(), model.name)
     return Concept(levels, (Word(identifier, noun, rows),), base)
+
+
+def tiny_transformer(family: str) -> Pipeline:
+    """Build a random pipeline of 64 px of a family in ``TRANSFORMERS``."""
+    return copy.deepcopy(_transformer(family))
+
+
+@cache
+def _transformer(family: str) -> Pipeline:
+    return TRANSFORMERS[family]()
 
 
 def tiny_tokenizer(*, length: int = LENGTH) -> CLIPTokenizer:

@@ -39,14 +39,15 @@ def export(
     """Write concepts as a model, or as files that other programs load (Sec. 3.2).
 
     ``path`` is a folder for ``diffusers``, else the file ``NAME.safetensors``. With ``overwrite``
-    older exports are replaced by complete new ones.
+    older exports are replaced by complete new ones. T5 and Gemma know no ``V*`` in the folder: say
+    the rare word that it started from, in the whole prompt.
 
     Returns:
         What was written: the folder, or the file and the embeddings beside it.
 
     Raises:
         FileError: Unknown target, no concept, or something else is there. Nothing is written then.
-        ModelError: A LoRA is loaded, which would be lost; or a single file cannot hold the model.
+        ModelError: A LoRA is loaded, which would be lost; or a file cannot hold the model.
     """
     found = [concepts] if isinstance(concepts, Concept) else list(concepts)
     if to not in TARGETS or not found:
@@ -93,7 +94,9 @@ def _long_tables(pipeline: Pipeline) -> Iterator[None]:
     with ExitStack() as undo:
         for tokenizer, encoder in encoders(pipeline).values():
             old, config = encoder.get_input_embeddings(), encoder.config
-            ids = torch.arange(max(len(tokenizer), len(old.weight)), device=old.weight.device)
+            if len(tokenizer) <= len(old.weight):
+                continue
+            ids = torch.arange(len(tokenizer), device=old.weight.device)
             undo.callback(encoder.set_input_embeddings, old)
             undo.callback(setattr, config, "vocab_size", config.vocab_size)
             encoder.set_input_embeddings(nn.Embedding.from_pretrained(old(ids).detach()))
@@ -105,6 +108,11 @@ def _files(
     pipeline: Pipeline, concepts: Sequence[Concept], path: Path, overwrite: bool, whole: bool
 ) -> tuple[Path, ...]:
     """Write one file of weights, ``whole`` or their differences, and one embedding per word."""
+    if getattr(pipeline, "unet", None) is None:
+        raise ModelError(
+            f"found a {type(pipeline).__name__}; expected a model with a U-Net, for single files "
+            "of other families join queries, keys and values; export it with to='diffusers'"
+        )
     stem = path.name.removesuffix(".safetensors")
     file, embeddings = path.with_name(f"{stem}.safetensors"), {}
     xl = getattr(pipeline, "text_encoder_2", None) is not None

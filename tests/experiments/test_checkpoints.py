@@ -19,6 +19,12 @@ NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
         ("SD 1.x", "checkpointing", {}),
         ("SDXL", "single file", {}),
         ("turbo", "LoRA", {"export": "found a LoRA in the pipeline; expected plain weights"}),
+        (
+            "Flux",
+            "checkpointing",
+            {"attention": "found a FluxPipeline; expected a model with a U"},
+        ),
+        ("PixArt", "plain", {"attention": "found a PixArtSigmaPipeline; expected a model with"}),
     ],
 )
 def test_a_cell_says_what_does_not_work(

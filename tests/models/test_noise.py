@@ -11,7 +11,7 @@ from diffusers import (
 )
 
 from cones.errors import ModelError
-from cones.models.noise import NoiseSchedule
+from cones.models.noise import FlowSchedule, NoiseSchedule
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 TIMES = torch.tensor([0, 10, 500, 999])
@@ -70,6 +70,43 @@ def test_min_snr_counts_the_error_in_the_picture_alike(prediction: str) -> None:
     expected = (a / s).square().clamp(max=5).flatten() * error
     found = schedule.weights(TIMES, "min-snr") * (wrong - right).square().mean((1, 2, 3))
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-7)
+    assert torch.equal(schedule.weights(TIMES, "uniform"), torch.ones(4))
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_matching_is_that_of_diffusers(shift: float) -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    schedule = FlowSchedule.of(scheduler)
+    expected = scheduler.timesteps.flip(0)
+    torch.testing.assert_close(schedule.sigmas(torch.arange(1000)) * 1000, expected)
+    latents, noise = drawn()
+    scaled = scheduler.scale_noise(latents, expected[TIMES], noise)
+    torch.testing.assert_close(schedule.noised(latents, noise, TIMES), scaled)
+    assert torch.equal(schedule.target(latents, noise, TIMES), noise - latents)
+    times = schedule.timesteps(10, torch.Generator().manual_seed(0))
+    assert sorted((times // 100).tolist()) == list(range(10))
+
+
+def test_flow_matching_reads_any_sampler() -> None:
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    sana = DPMSolverMultistepScheduler(**flow, flow_shift=3.0)
+    assert FlowSchedule.of(sana) == FlowSchedule(1000, 3.0)
+    dynamic = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    assert FlowSchedule.of(dynamic) == FlowSchedule(1000, 1.0)
+    for other in (DDIMScheduler(**BETAS), DPMSolverMultistepScheduler(flow_shift=3.0)):
+        with pytest.raises(ModelError, match="expected a sampler for flow matching"):
+            FlowSchedule.of(other)
+
+
+def test_min_snr_of_flow_matching_counts_the_error_in_the_picture() -> None:
+    schedule = FlowSchedule(1000, 3.0)
+    latents, noise = (each.double() for each in drawn())
+    noised, right = (f(latents, noise, TIMES) for f in (schedule.noised, schedule.target))
+    s = schedule.sigmas(TIMES).double().view(-1, 1, 1, 1)
+    error = (noised - s * (right + 0.1) - latents).square().mean((1, 2, 3))
+    expected = ((1 - s) / s).square().clamp(max=5).flatten() * error
+    found = schedule.weights(TIMES, "min-snr") * 0.1**2
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-9)
     assert torch.equal(schedule.weights(TIMES, "uniform"), torch.ones(4))
 
 

@@ -116,7 +116,13 @@ def attend(
 
     Raises:
         PromptError: The prompt does not say a word.
+        ModelError: The model has no U-Net.
     """
+    if getattr(pipeline, "unet", None) is None:
+        raise ModelError(
+            f"found a {type(pipeline).__name__}; expected a model with a U-Net, as only there "
+            "every place shares out its attention among the tokens of CLIP; choose another model"
+        )
     rows = {}
     for row, strength in {"untouched": 0.0, "shut": 1.0}.items():
         with applied(pipeline, concepts, strengths=[strength] * len(concepts)):

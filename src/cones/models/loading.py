@@ -135,10 +135,11 @@ def _fetched(name: str, variant: str | None, revision: str | None) -> Path:
 def _single_file(path: Path, dtype: torch.dtype) -> Pipeline:
     with safe_open(path, "pt") as file:
         keys = list(file.keys())
-    if not any(key.startswith("model.diffusion_model.") for key in keys):
+    if not any(key.startswith("model.diffusion_model.input_blocks.") for key in keys):
         raise ModelError(
             f"found no U-Net in {str(path)!r}; expected a checkpoint of Stable Diffusion 1.x, 2.x "
-            "or XL; load a LoRA with pipeline.load_lora_weights(), a concept with cones.load()"
+            "or XL; load other families from a folder or the hub, a LoRA with "
+            "pipeline.load_lora_weights(), a concept with cones.load()"
         )
     xl = any(key.startswith("conditioner.") for key in keys)
     beside = path.with_suffix("")
@@ -179,7 +180,12 @@ def _settle(pipeline: Pipeline, resolution: int | None) -> None:
         pipeline.scheduler = DPMSolverMultistepScheduler.from_config(config)
     if resolution is None:
         return
-    unet, factor = pipeline.unet, pipeline.vae_scale_factor
+    if (unet := getattr(pipeline, "unet", None)) is None:
+        raise ModelError(
+            f"found resolution {resolution} for a {type(pipeline).__name__}; expected none, for "
+            "its network was trained for its own places in a picture; leave it out"
+        )
+    factor = pipeline.vae_scale_factor
     step = factor * 2 ** (len(unet.config.block_out_channels) - 1)
     if resolution < step or resolution % step:
         raise ModelError(

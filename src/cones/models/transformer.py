@@ -55,7 +55,7 @@ class TransformerModel(UNetModel):
         config = plain(pipeline.transformer).config
         return (config.in_channels, config.sample_size, config.sample_size)
 
-    def _prompts(self, prompts: list[str]) -> tuple[Tensor, ...]:
+    def _prompts(self, prompts: list[str]) -> tuple[Part, ...]:
         """Let the pipeline encode prompts with the settings that it draws with."""
         encode = self.pipeline.encode_prompt
         known = inspect.signature(encode).parameters

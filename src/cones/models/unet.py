@@ -253,7 +253,7 @@ def _recomputing(module: nn.Module, parameters: Mapping[str, Tensor]) -> Iterato
     """Let gradient checkpointing recompute with ``parameters``, not with the module's own."""
     names = {id(part): f"{name}." for name, part in module.named_modules()}
 
-    def checkpointed(part: nn.Module, *inputs: object) -> Tensor | tuple[Tensor, ...]:
+    def checkpointed(part: nn.Module, *inputs: object) -> object:
         start = names[id(part)]
         own = {n.removeprefix(start): p for n, p in parameters.items() if n.startswith(start)}
         return checkpoint(functional_call, part, own, inputs, use_reentrant=False)
