@@ -12,7 +12,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -21,6 +20,7 @@ from cones.files import write_atomic
 from cones.fingerprint import Fingerprint
 from cones.models import Model, Pipeline, model_for
 from cones.models.sampling import sample
+from cones.models.unet import computing
 from cones.models.words import vectors
 from cones.search.prior import pictures
 from cones.search.resume import Progress, silent
@@ -154,11 +154,10 @@ class Lab:
                 progress=self.progress,
             )
 
-    def computing(self) -> AbstractContextManager[object]:
+    def computing(self) -> AbstractContextManager[None]:
         """Let networks compute in the precision of the lab while the context is open."""
-        kind, half = self.pipeline.unet.device.type, self.precision != PRECISIONS[0]
-        # Weights change between passes, so their casts must not be kept.
-        return torch.autocast(kind, torch.bfloat16, enabled=half, cache_enabled=False)
+        plain = self.precision == PRECISIONS[0]
+        return computing(self.model, "pipeline" if plain else self.precision)
 
     @property
     def told(self) -> dict[str, object]:

@@ -64,10 +64,10 @@ def results(table: pd.DataFrame, options: Options) -> Results:
     for _, part in table.assign(all="all").groupby(list(BASE), sort=False):
         (row,) = rows_of(part, "all", shared.FIGURES)
         rows.append({name: part[name].tolist()[0] for name in BASE} | row)
-    rows.sort(key=lambda row: (-row["success"], row["drift"]))
-    best, edges = rows[0], []
+    rows.sort(key=lambda row: (-row["n"], -row["success"], row["drift"]))
+    best, edges = rows[0], []  # among those that are measured on most subjects
     for name in BASE:
-        tried = {row[name] for row in rows}
+        tried = {row[name] for row in rows if row["n"] == best["n"]}
         if name != "weighting" and len(tried) > 1 and best[name] in (min(tried), max(tried)):
             edges.append(name)
     default = next((row for row in rows if all(row[n] == BASE[n] for n in BASE)), None)
