@@ -29,11 +29,11 @@ RATES: Mapping[str, float] = _FOUND["rates"]
 MEASURED: Mapping[str, Any] = _FOUND["measured"]  # rivals whose rate comes from the grid
 TARGETS = {"lora": ["to_q", "to_k", "to_v", "to_out.0"], "shira": ["to_k", "to_v"]}
 TRAINED: dict[str, dict[str, Any]] = {
-    "dreambooth": {"budget": 240, "weights": "all"},
+    "dreambooth": {"budget": 480, "weights": "all"},
     "textual-inversion": {"budget": 480, "words": True, "prior": False},
     "custom-diffusion": {"budget": 240, "weights": "cross", "words": True},
-    "lora": {"budget": 240, "adapter": "lora", "rank": 4},
-    "shira": {"budget": 240, "adapter": "shira", "rank": 2},
+    "lora": {"budget": 480, "adapter": "lora", "rank": 4},
+    "shira": {"budget": 480, "adapter": "shira", "rank": 2},
 }
 SCORING = 32  # gradients behind SHiRA's choice of positions; the same for every budget
 

@@ -1,9 +1,9 @@
 """Drift and gain: how far a method moves the model from itself, and what new views gain by it.
 
 Drift is the mean squared change of the model's prediction, on photos of other individuals under
-the plain noun and on photos of other things. Gain is the fall of the squared error, on new views
-of the subject and on other individuals under the subject's prompt. Untouched and changed model
-see the same draws.
+the plain noun and on photos of other things. Gain is the fall of the squared error on new views
+of the subject and on other individuals, from the untouched model under the plain noun to the
+changed one under the subject's prompt, as in a certificate. Both see the same draws.
 """
 
 from collections.abc import Sequence
@@ -39,11 +39,11 @@ def drift(
     """
 
     def untouched_model() -> tuple[Said, Said]:
-        return _predictions(lab, untouched(lab, [example]), example, purpose)
+        return _predictions(lab, untouched(lab, []), example, example.plain, purpose)
 
     at = ("drift", example.key, example.identifier, purpose)
     before, targets = lab.once(at, untouched_model)
-    after, _ = _predictions(lab, fitted, example, purpose)
+    after, _ = _predictions(lab, fitted, example, example.phrase, purpose)
     found = {}
     for name in SETS[:3]:
         errors = [(each[name] - targets[name]).square().mean() for each in (before, after)]
@@ -54,19 +54,21 @@ def drift(
 
 
 @torch.no_grad()
-def _predictions(lab: Lab, fitted: Fitted, example: Example, purpose: str) -> tuple[Said, Said]:
+def _predictions(
+    lab: Lab, fitted: Fitted, example: Example, called: str, purpose: str
+) -> tuple[Said, Said]:
     """Ask the model, as ``fitted`` makes it, for all sets; give what it says and should say."""
-    model, said, wanted, sets = lab.model, {}, {}, _sets(lab, example)
+    model, said, wanted, sets = lab.model, {}, {}, _sets(lab, example, called)
     with fitted.applied(lab.pipeline), lab.computing():
-        for name, (latents, called) in sets.items():
-            pairs = Examples(latents, model.condition(called))
+        for name, (latents, prompts) in sets.items():
+            pairs = Examples(latents, model.condition(prompts))
             drawn = draw(model, pairs, lab.effort.draws, purpose=f"{purpose} of {name}", seed=0)
             said[name] = torch.cat([predicted(model, {}, p) for p in drawn.parts(_PART)])
             wanted[name] = drawn.target
     return said, wanted
 
 
-def _sets(lab: Lab, example: Example) -> dict[str, tuple[Tensor, list[str]]]:
+def _sets(lab: Lab, example: Example, called: str) -> dict[str, tuple[Tensor, list[str]]]:
     """Give the latents and prompts of every set; photos are encoded once."""
     size, strangers = lab.model.size, _strangers(lab, example)
     read = {
@@ -80,7 +82,7 @@ def _sets(lab: Lab, example: Example) -> dict[str, tuple[Tensor, list[str]]]:
         for name, pixels in read.items()
     }
     latents["noun"] = latents["others"]
-    found = {name: (latents[name], [example.phrase] * len(latents[name])) for name in SETS[:3]}
+    found = {name: (latents[name], [called] * len(latents[name])) for name in SETS[:3]}
     found["noun"] = (latents["noun"], [example.plain] * len(latents["noun"]))
     found["unrelated"] = (latents["unrelated"], [each.plain for each in strangers])
     return found

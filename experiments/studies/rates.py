@@ -17,7 +17,7 @@ from experiments.studies import shared
 from experiments.study import Case, Options, Results, Row, Study
 from experiments.tables import rows_of
 
-FACTORS = (0.3, 1.0, 3.0)  # of what a rival begins with
+FACTORS = (0.1, 0.3, 1.0, 3.0)  # of what a rival begins with
 START = {
     "custom-diffusion": 3e-4,
     "dreambooth": 3e-5,
@@ -29,7 +29,7 @@ START = {
 
 def cases(options: Options) -> list[Case]:
     """Take every rival with every rate, for every tuning subject."""
-    factors = FACTORS[1:] if options.quick else FACTORS
+    factors = FACTORS[2:] if options.quick else FACTORS
     return [
         {**case, "rate": round(START[case["method"]] * factor, 9)}
         for case in shared.variants(options.tuning, RATES)

@@ -15,9 +15,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return tiny_lab(tmp_path_factory.mktemp("lab"))
 
 
-def test_the_untouched_model_neither_gains_nor_drifts(lab: Lab) -> None:
+def test_the_untouched_model_gains_by_its_word_alone_and_does_not_drift(lab: Lab) -> None:
     (cat,) = lab.chosen(["a_cat"])
-    assert set(drift(lab, untouched(lab, [cat]), cat).values()) == {0.0}
+    found = drift(lab, untouched(lab, [cat]), cat)
+    assert {found["drift_noun"], found["drift_unrelated"], found["drift"]} == {0.0}
+    assert found["gain_new"] != 0.0
+    plain = replace(cat, identifier="")  # "a  cat", which is read as "a cat"
+    assert drift(lab, untouched(lab, []), plain)["gain_new"] == 0.0
 
 
 def test_a_word_alone_does_not_move_the_plain_noun(lab: Lab) -> None:

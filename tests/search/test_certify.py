@@ -16,19 +16,19 @@ from cones.search.settings import Settings
 from toy_model import K, ToyModel, V, drawn, pairs
 
 Named = Mapping[str, Tensor]
-PHOTO, OTHER, NOUN, THING, SEEN = 1.0, 2.0, 3.0, 4.0, 5.0
+PHOTO, OTHER, NOUN, THING, SEEN, PLAIN = 1.0, 2.0, 3.0, 4.0, 5.0, 6.0
 
 
 class Judged(ToyModel):
     """Predicts the target plus an error that is set, by kind of picture and number of neurons.
 
     A shut model's error on the pictures marked ``m`` has the square ``1 - gains[m]`` for each
-    neuron, give or take some noise of the draw.
+    neuron, give or take some noise of the draw; the identifier alone gains ``word``.
     """
 
-    def __init__(self, gains: dict[float, float], spread: float = 0.05) -> None:
+    def __init__(self, gains: dict[float, float], spread: float = 0.05, word: float = 0.0) -> None:
         super().__init__()
-        self.gains, self.spread, self.purposes = gains, spread, []
+        self.gains, self.spread, self.word = gains, spread, word
 
     def predict(
         self, weights: Named, noised: Tensor, timesteps: Tensor, condition: Named
@@ -40,6 +40,7 @@ class Judged(ToyModel):
         for x, t, mark in zip(noised, timesteps, marks.tolist(), strict=True):
             wobble = self.spread * math.sin(float(t)) * bool(shut)
             square = 1 - self.gains.get(mark, 0.0) * shut + wobble
+            square -= self.word * (mark in (PHOTO, OTHER))  # called by the identifier
             rows.append(torch.full_like(x, max(square, 0.0) ** 0.5))
         return torch.stack(rows) + self.hidden(noised, timesteps, condition)
 
@@ -57,7 +58,8 @@ def zeros(count: int, mark: float) -> Examples:
 
 def evidence(kept: bool = True) -> Evidence:
     photo = zeros(2, PHOTO) if kept else zeros(4, SEEN)
-    return Evidence(photo, kept, zeros(8, OTHER), zeros(8, NOUN), zeros(8, THING))
+    plain = zeros(len(photo), PLAIN)
+    return Evidence(photo, kept, plain, zeros(8, OTHER), zeros(8, NOUN), zeros(8, THING))
 
 
 MASK = Mask({K: (4, 4), V: (4, 4)}, {K: torch.tensor([1, 5, 9]), V: torch.tensor([0])})
@@ -90,8 +92,18 @@ def test_a_subject_that_gains_more_than_others_passes() -> None:
     assert found["others"]["mean"] == pytest.approx(0.08, abs=0.03)
     assert found["lead"]["mean"] == pytest.approx(0.32, abs=1e-6)  # draw by draw: no wobble
     assert found["lead"]["low"] == pytest.approx(found["lead"]["high"], abs=1e-4)
-    assert found["subject"]["n"] == 64
+    assert [found[what]["n"] for what in ("subject", "others", "lead")] == [64] * 3
+    assert [found[what]["n"] for what in ("random", "drift_noun", "drift_unrelated")] == [16] * 3
     assert found["random"]["mean"] == pytest.approx(0.4, abs=0.03)  # as many neurons
+
+
+def test_a_gain_is_measured_from_the_plain_noun_and_the_word_alone_stands_beside_it() -> None:
+    model = Judged({PHOTO: 0.1, OTHER: -0.05}, 0.0, word=0.3)
+    found = certify(model, Settings(draws=64), MASK, evidence())
+    assert found["word"]["mean"] == pytest.approx(0.3, abs=1e-5)
+    assert found["subject"]["mean"] == pytest.approx(0.3 + 0.4, abs=1e-5)
+    assert found["others"]["mean"] == pytest.approx(0.3 - 0.2, abs=1e-5)
+    assert (found["subject"]["n"], found["word"]["n"]) == (64, 16)
 
 
 REFUSED = {
@@ -217,12 +229,14 @@ def test_the_line_search_adds_up_several_subjects() -> None:
 def test_choice_and_report_never_share_a_draw() -> None:
     model = ToyModel()
     first, *rest = (pairs(3, seed=k, mark=float(k)) for k in range(4))
-    seen, few = Evidence(first, True, *rest), Settings(draws=16)
+    plain = pairs(3, seed=0, mark=9.0)
+    seen, few = Evidence(first, True, plain, *rest), Settings(draws=16)
     shut, kinds = shut_in(model.weights(), MASK), ("report", "choice")
     pairs_of = [paired(model, few, first, [{}, shut], purpose=kind) for kind in kinds]
     report, choice = (before - after for before, after in pairs_of)
     assert not torch.equal(report, choice)
+    (bare,) = paired(model, few, plain, [{}], purpose="report")
     found = certify(model, few, MASK, seen)
-    assert found["subject"]["mean"] == pytest.approx(float(report.mean()))
+    assert found["subject"]["mean"] == pytest.approx(float((bare - pairs_of[0][1]).mean()))
     _, (row,) = choose(model, few, [MASK], [seen], prior_weight=0.0)
     assert row["gain"] == pytest.approx(float(choice.mean()))

@@ -25,6 +25,7 @@ from cones.search.spread import spread
 
 GAINED, FAILED, UNAVAILABLE = "gained", "not gained", "unavailable"
 AT_ONCE = 32  # samples in the network, unless the settings say
+FEW = 4  # part of the draws that is enough for what no verdict hangs on
 
 
 def t_interval(values: Sequence[float] | Float[Tensor, " n"]) -> dict[str, float | int]:
@@ -48,6 +49,7 @@ class Evidence:
 
     subject: Examples  # the photo that was kept out of the search, or else those of the search
     kept: bool  # whether one was
+    plain: Examples  # the same photos, called by the plain noun
     others: Examples  # other individuals of the noun, called by the subject's prompt
     noun: Examples  # the same, called by the plain noun
     unrelated: Examples
@@ -62,6 +64,7 @@ def paired(
     *,
     purpose: str,
     against: Against = "data",
+    draws: int | None = None,
 ) -> list[Float[Tensor, " n"]]:
     """Measure the squared error with each of some weights on the same draws, draw by draw."""
 
@@ -69,7 +72,7 @@ def paired(
         part = aimed(model, part, against)
         return tuple(errors(model, each, part).cpu() for each in changed)
 
-    drawn = draw(model, pairs, settings.draws, purpose=purpose, seed=settings.seed)
+    drawn = draw(model, pairs, draws or settings.draws, purpose=purpose, seed=settings.seed)
     parts = drawn.parts(settings.micro_batch or AT_ONCE)
     found = [*spread(partial(measure, part) for part in parts)]
     return [torch.cat(each).cpu() for each in zip(*found, strict=True)]
@@ -89,33 +92,43 @@ def certify(
     *,
     progress: Progress = silent,
 ) -> dict[str, object]:
-    """Measure what shutting does, on draws that neither search nor choice has seen.
+    """Measure what a concept does, on draws that neither search nor choice has seen.
 
-    Gains are falls of the mean squared error and drifts mean squared changes of the prediction,
-    both over draws of noise: ``n`` counts draws, not photos.
+    Gains are falls of the mean squared error, from the untouched model under the plain noun to
+    the shut one under the identifier; drifts are mean squared changes of the prediction. Both are
+    over draws of noise: ``n`` counts draws, not photos.
 
     Returns:
         ``verdict``: ``"gained"`` if the intervals of ``subject`` and of its ``lead`` over
         ``others`` lie above 0, else ``"not gained"``; ``"unavailable"`` if they do but no photo
-        was kept out. ``photos`` says which were measured. The rest are :func:`t_interval`;
-        ``random`` is that of as many neurons of every layer.
+        was kept out. ``photos`` says which were measured. The rest are :func:`t_interval`:
+        ``word`` is what the identifier gains with nothing shut, ``random`` with as many other
+        neurons of every layer shut. What the verdict does not read has a quarter of the draws.
     """
     random = mask.random_like(torch.Generator().manual_seed(settings.seed))
-    shut, control = (shut_in(model.weights(), each) for each in (mask, random))
+    shut, few = shut_in(model.weights(), mask), max(2, settings.draws // FEW)
 
-    def measure(done: int, what: str, *changed: Weights, against: Against = "data") -> list:
-        pairs = getattr(evidence, what)
-        found = paired(model, settings, pairs, changed, purpose="report", against=against)
-        progress("certificate", done, 4, what)
-        return found
+    def error(pairs: Examples, changed: Weights, draws: int, against: Against = "data") -> Tensor:
+        how = {"purpose": "report", "against": against, "draws": draws}
+        return paired(model, settings, pairs, [changed], **how)[0]
 
-    before, after, chance = measure(1, "subject", {}, shut, control)
-    bare, others = measure(2, "others", {}, shut)
-    (noun,) = measure(3, "noun", shut, against="untouched")
-    (unrelated,) = measure(4, "unrelated", shut, against="untouched")
-    measured = {"subject": before - after, "others": bare - others, "random": before - chance}
+    def gain(what: str, changed: Weights, draws: int = settings.draws) -> Tensor:
+        plain = evidence.noun if what == "others" else evidence.plain
+        return error(plain, {}, draws) - error(getattr(evidence, what), changed, draws)
+
+    parts = {
+        "subject": partial(gain, "subject", shut),
+        "others": partial(gain, "others", shut),
+        "word": partial(gain, "subject", {}, few),
+        "random": partial(gain, "subject", shut_in(model.weights(), random), few),
+        "drift_noun": partial(error, evidence.noun, shut, few, "untouched"),
+        "drift_unrelated": partial(error, evidence.unrelated, shut, few, "untouched"),
+    }
+    measured: dict[str, Tensor] = {}
+    for name, measure in parts.items():
+        measured[name] = measure()
+        progress("certificate", len(measured), len(parts), name)
     measured["lead"] = measured["subject"] - measured["others"]
-    measured |= {"drift_noun": noun, "drift_unrelated": unrelated}
     found = {name: t_interval(each) for name, each in measured.items()}
     passed = min(found["subject"]["low"], found["lead"]["low"]) > 0
     verdict = (GAINED if evidence.kept else UNAVAILABLE) if passed else FAILED

@@ -218,9 +218,12 @@ class _Search:
             prior_batch=given.prior_batch if cut else None,
             weighting=given.weighting,
         )
+        shown = photos(slice(n - 1, n)) if kept else loss.subject
+        plain = self.model.condition([with_article(subject.noun)] * len(shown))
         evidence = Evidence(
-            photos(slice(n - 1, n)) if kept else loss.subject,
+            shown,
             kept,
+            replace(shown, condition=plain),
             encode(others, subject.prompt),
             encode(others, with_article(subject.noun)),
             encode(pixels[cut:], said[cut:]),
