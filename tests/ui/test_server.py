@@ -114,6 +114,20 @@ def test_uploads_that_cannot_be_shown_are_not_kept(
     assert client.get("/").status_code == 200
 
 
+def test_a_card_that_fails_is_not_kept(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = TestClient(application(studio), "http://127.0.0.1", raise_server_exceptions=False)
+
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("no such filter")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ui.PAGES, "TemplateResponse", broken)
+        good = dumps(tiny_concept(studio.pipeline, "V2*", "jar", seed=2))
+        assert client.post("/concepts?name=a", content=good).status_code == 500
+    assert list(studio.loaded) == [1]
+    assert client.get("/").status_code == 200
+
+
 def lines(answer: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - of httpx
     assert answer.text.endswith("\n")  # the page reads whole lines
     return [json.loads(line) for line in answer.text.splitlines()]

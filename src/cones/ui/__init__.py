@@ -65,7 +65,11 @@ class _Desk:
         name = PurePath(request.query_params.get("name", "")).name[:100] or "a file"
         concept = await asyncio.to_thread(loads, await _body(request, LARGEST_FILE))
         shown = {"number": self.studio.add(name, concept), "name": name, "concept": concept}
-        return PAGES.TemplateResponse(request, "card.html", shown)
+        try:
+            return PAGES.TemplateResponse(request, "card.html", shown)
+        except BaseException:  # what cannot be shown would block the page for all
+            del self.studio.loaded[shown["number"]]
+            raise
 
     async def remove(self, request: Request) -> Response:
         await _body(request, 0)
