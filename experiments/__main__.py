@@ -233,6 +233,22 @@ def run_memory(work: Work = Path("work"), docs: Path = Path("docs")) -> None:
     say(memory.run(work, docs, Progress()))
 
 
+@app.command("library")
+def run_library(work: Work = Path("work")) -> None:
+    """Time a library of 10,000 concept files; write docs/results/library.json."""
+    from experiments import library
+
+    say(write_results(Path("docs"), "library", library.run(work, Progress())))
+
+
+@app.command("batch")
+def run_batch() -> None:
+    """Time batches of many concepts, and swaps; write docs/results/batch.json."""
+    from experiments import batch
+
+    say(write_results(Path("docs"), "batch", batch.run(Progress())))
+
+
 def main() -> None:
     """Run the command; an error of the library is one line."""
     try:

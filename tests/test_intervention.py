@@ -367,3 +367,15 @@ def test_a_batch_of_other_samples_is_refused() -> None:
     ):
         pass
     assert "forward" not in vars(net.k)
+
+
+def test_below_a_lora_the_base_weight_is_the_samples_own() -> None:
+    net = Two()
+    net.k.base_layer = plain = nn.Linear(4, 3, bias=False)
+    net.k.forward = lambda rows: plain(rows) + 1
+    wrapped = nn.ModuleDict({"net": net})
+    mask = hit(*range(12), name="net.k.weight")
+    rows = torch.ones(2, 1, 4)
+    plain.weight.data.fill_(1.0)
+    with torch.no_grad(), shut_each(wrapped, [[(mask, 1.0)], []]):
+        assert net.k(rows)[:, 0, 0].tolist() == [1, 5]

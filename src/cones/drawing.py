@@ -75,12 +75,8 @@ def generate(
     Without concepts the untouched model draws. ``strengths`` are one per concept: 1 shuts, less
     goes only part of the way there; ``strength`` is that of image-to-image. For the other options
     see :class:`cones.models.sampling.Options`. Afterwards the pipeline is as before, bit for bit.
-
     Requests in the place of concepts, without a prompt, are drawn in common batches, each with its
-    own concepts alone, whatever the others call theirs.
-
-    Returns:
-        The pictures, prompt by prompt, or request by request.
+    own concepts alone, whatever the others call theirs. Pictures come prompt by prompt.
 
     Raises:
         PromptError: An identifier in a prompt would not be read.
@@ -101,8 +97,7 @@ def generate(
         identifiers = [word.identifier for concept in found for word in concept.words]
         for said in [*prompts, options.get("negative_prompt") or ""]:
             check_prompt(pipeline, said, identifiers)
-        each = [said for said in prompts for _ in seeds]
-        drawn = [*seeds] * len(prompts)
+        each, drawn = [said for said in prompts for _ in seeds], [*seeds] * len(prompts)
         return sample(pipeline, each, seeds=drawn, progress=progress, **options)
 
 

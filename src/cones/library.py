@@ -73,7 +73,9 @@ class Library:
                 self._update(db, progress or (lambda *_: None))
                 known = "FROM files JOIN concepts USING (digest) ORDER BY name"
                 rows = db.execute(f"SELECT name, told, sketch {known}").fetchall()
-            self.entries = [Entry(self._path(r[0]), **json.loads(r[1])) for r in rows]
+            self.entries = [
+                Entry(self.folder / os.fsdecode(r[0]), **json.loads(r[1])) for r in rows
+            ]
             sketches = np.frombuffer(b"".join(row[2] for row in rows), "<u2")
             self._sketches = sketches.reshape(len(rows), BINS)
         except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
@@ -84,13 +86,8 @@ class Library:
 
     def find(self, *, noun: str | None = None, base: str | None = None) -> list[Entry]:
         """List the readable files with this noun, on base models with this in their name."""
-        return [
-            entry
-            for entry in self.entries
-            if not entry.error
-            and (noun is None or noun in [word[1] for word in entry.words])
-            and (base is None or base in entry.base)
-        ]
+        found = [entry for entry in self.entries if not entry.error and (base or "") in entry.base]
+        return [e for e in found if noun is None or noun in [word[1] for word in e.words]]
 
     def near(self, concept: "cones.Concept", *, count: int = 10) -> list[tuple[Entry, float]]:
         """List the files whose masks are most like that of a concept, with their likeness.
@@ -107,9 +104,6 @@ class Library:
         parts, levels = _parts(concept), {mask.digest for mask in concept.levels}
         sources = [entry for entry in self.entries if not parts.isdisjoint(entry.levels)]
         return sources, [entry for entry in self.entries if not levels.isdisjoint(entry.parts)]
-
-    def _path(self, name: bytes) -> Path:
-        return self.folder / os.fsdecode(name)
 
     def _update(self, db: sqlite3.Connection, progress: Callable[..., object]) -> None:
         """Read what is new or has changed, and forget what is gone; goes on if interrupted."""
@@ -140,17 +134,14 @@ class Library:
 
         digest, row = name.hex(), np.full(BINS, EMPTY)  # a name in its place: try again
         try:
-            with self._path(name).open("rb") as file:
+            with (self.folder / os.fsdecode(name)).open("rb") as file:
                 data = file.read(MOST_BYTES)  # what is longer is refused as damaged
             digest = hashlib.sha256(data).hexdigest()
             if db.execute("SELECT 1 FROM concepts WHERE digest = ?", (digest,)).fetchone():
                 return (digest,)
             concept = loads(data)
-            told, row = (
-                {"base": concept.base.model, "density": concept.density},
-                sketch(concept.mask),
-            )
-            told |= {"words": [(word.identifier, word.noun) for word in concept.words]}
+            row, words = sketch(concept.mask), [(w.identifier, w.noun) for w in concept.words]
+            told = {"words": words, "base": concept.base.model, "density": concept.density}
             told |= {"levels": [mask.digest for mask in concept.levels]}
             told |= {"parts": sorted(_parts(concept)), "certificate": concept.certificate}
         except (FileError, OSError) as error:

@@ -10,7 +10,7 @@ from cones.cli import console, options
 from cones.errors import ConesError
 from cones.library import Entry
 
-MOST = 10  # near files that are shown, and those that were made of each other
+MOST = 10  # near files that are shown, and all those that FILE was made of or that were made of it
 Folder = Annotated[Path, Argument(help="Folder of concept files.", show_default=False)]
 Near = Annotated[Literal["near"] | None, Argument(help="Only what is like FILE.")]
 File = Annotated[Path | None, Argument(help="A concept file.", show_default=False)]

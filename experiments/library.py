@@ -1,0 +1,208 @@
+"""How fast a library of 10,000 concepts is, and how likeness is best told.
+
+Concepts are synthetic and come in families of ten: number ``k`` of a family shares ``k`` tenths of
+its neurons with the first. Times are CPU seconds of one thread, medians of repeats that alternate.
+Exact ways take time in proportion to the concepts, so they are measured on few and multiplied.
+"""
+
+import importlib
+import importlib.util
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeAlias
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+import cones.concept_file
+from cones.concept import Concept, Word
+from cones.fingerprint import Fingerprint
+from cones.library import INDEX, Library, likeness, sketch
+from cones.mask import Mask
+from cones.models import model_for
+from cones.models.protocol import Progress
+
+COUNT, DENSITY = 10_000, 0.0132
+SD15 = 43_950_080  # key and value weights of Stable Diffusion 1.x; here one flat parameter
+FEW = {"built-in": 1_000, "sd15": 20}  # concepts of a measurement
+REPEATS = 9
+NOUNS = ("cat", "dog", "jar", "teapot")
+Positions: TypeAlias = np.ndarray
+Query: TypeAlias = Callable[[Positions], np.ndarray]  # likeness to every concept
+
+
+def neurons(number: int, total: int) -> Positions:
+    """Draw the positions of a concept among ``total`` weights, sorted."""
+    count, (family, own) = round(DENSITY * total), divmod(number, 10)
+    first = np.random.default_rng(family).choice(total, count, replace=False, shuffle=False)
+    draw = np.random.default_rng([family, own])
+    shared = draw.choice(first, count * own // 10, replace=False) if own else first
+    fresh = draw.choice(total, count - len(shared), replace=False, shuffle=False)
+    return np.union1d(shared, fresh)
+
+
+def mask_of(positions: Positions, shapes: Mapping[str, tuple[int, ...]]) -> Mask:
+    """Deal positions out to the parameters."""
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
+    starts = [0, *ends[:-1]]
+    parts = np.split(positions, np.searchsorted(positions, ends[:-1]))
+    found = [torch.from_numpy(part - start) for part, start in zip(parts, starts, strict=True)]
+    return Mask(shapes, dict(zip(shapes, found, strict=True)))
+
+
+def jaccard(shared: np.ndarray, sizes: np.ndarray, size: int) -> np.ndarray:
+    """Give the share of the neurons of either that both have."""
+    return shared / (sizes + size - shared)
+
+
+def ways(concepts: Sequence[Positions], total: int) -> dict[str, tuple[float, Query]]:
+    """Give every way to tell likeness: bytes of a concept, and the query."""
+    count, sizes = len(concepts), np.array([len(each) for each in concepts])
+    listed = np.concatenate(concepts).astype(np.uint32)
+    starts = np.cumsum([0, *sizes[:-1]])
+    bits = np.zeros((count, -(-total // 64) * 8), np.uint8)
+    for row, each in zip(bits, concepts, strict=True):
+        row[: -(-total // 8)] = _packed(each, total)
+    sketches = np.stack([_sketch(each, total) for each in concepts])
+    every = np.tile(sketches, (COUNT // count, 1))
+
+    def by_lists(query: Positions) -> np.ndarray:
+        hit = np.zeros(total, np.uint8)
+        hit[query] = 1
+        return jaccard(np.add.reduceat(hit[listed], starts, dtype=np.int64), sizes, len(query))
+
+    def by_bits(query: Positions) -> np.ndarray:
+        row = np.zeros(bits.shape[1], np.uint8)
+        row[: -(-total // 8)] = _packed(query, total)
+        both = np.bitwise_count(bits.view(np.uint64) & row.view(np.uint64))
+        return jaccard(both.sum(1, dtype=np.int64), sizes, len(query))
+
+    found = {
+        "sorted lists": (listed.nbytes / count, by_lists),
+        "bitmaps": (bits.shape[1], by_bits),
+        "minhash": (sketches.nbytes / count, lambda q: likeness(every, _sketch(q, total))[:count]),
+    }
+    if importlib.util.find_spec("pyroaring"):
+        kind = importlib.import_module("pyroaring").BitMap
+        kept = [kind(each.astype(np.uint32)) for each in concepts]
+        size = sum(len(each.serialize()) for each in kept) / count
+
+        def by_roaring(query: Positions) -> np.ndarray:
+            other = kind(query.astype(np.uint32))
+            return np.array([each.jaccard_index(other) for each in kept])
+
+        found["pyroaring"] = (size, by_roaring)
+    return found
+
+
+def _packed(positions: Positions, total: int) -> np.ndarray:
+    hit = np.zeros(total, bool)
+    hit[positions] = True
+    return np.packbits(hit)
+
+
+def _sketch(positions: Positions, total: int) -> np.ndarray:
+    return sketch(mask_of(positions, {"weight": (total,)}))
+
+
+def compared(name: str, total: int) -> list[dict[str, Any]]:
+    """Measure every way on a model with ``total`` searched weights, and how far it is off."""
+    concepts = [neurons(number, total) for number in range(FEW[name])]
+    kinds, spent = ways(concepts, total), dict[str, list[float]]()
+    off = {kind: list[float]() for kind in kinds}
+    for repeat in range(REPEATS):
+        query = concepts[repeat * len(concepts) // REPEATS // 10 * 10]  # the first of a family
+        exact = kinds["sorted lists"][1](query)
+        for kind, (_, ask) in kinds.items():
+            started = time.process_time()
+            found = ask(query)
+            spent.setdefault(kind, []).append(time.process_time() - started)
+            off[kind] += (found - exact).tolist()
+    rows = []
+    for kind, (size, _) in kinds.items():
+        times = 1 if kind == "minhash" else COUNT / len(concepts)
+        row = {"key": f"{name} {kind}".replace(" ", "-"), "model": name, "way": kind}
+        row |= {"ms": 1000 * times * median(spent[kind]), "bytes": size}
+        errors = np.abs(off[kind])
+        rows.append(
+            row | {"rms": float(np.sqrt((errors**2).mean())), "worst": float(errors.max())}
+        )
+    return rows
+
+
+def written(folder: Path, progress: Progress) -> dict[str, tuple[int, ...]]:
+    """Write the concept files that are not there yet; give the shapes of the built-in model."""
+    weights = model_for(cones.load_pipeline()).weights()
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    base, total = Fingerprint.of(weights, "built-in"), sum(w.numel() for w in weights.values())
+    folder.mkdir(parents=True, exist_ok=True)
+    row = torch.ones(1, 384)
+    for number in range(COUNT):
+        path = folder / f"{number:05d}.safetensors"
+        if not path.exists():
+            mask = mask_of(neurons(number, total), shapes)
+            word = Word("V*", NOUNS[number % len(NOUNS)], {"text_encoder": row * number})
+            made = Concept((mask,), (word,), base, {}, {"verdict": "gained"})
+            with patch("cones.concept_file.loads"):  # what is written need not be read back now
+                made.save(path)
+        progress("library", number + 1, COUNT, "written")
+    return shapes
+
+
+def opened(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
+    """Time openings and queries, in ms of CPU, and the whole command, by the clock."""
+    total = sum(int(np.prod(shape)) for shape in shapes.values())
+    query = cones.load(folder / "00000.safetensors").using(mask_of(neurons(5, total), shapes))
+    (folder / INDEX).unlink(missing_ok=True)
+    found, library = dict[str, float](), list[Library]()
+
+    def timed(repeats: int, do: Callable[[], object]) -> float:
+        spent = []
+        for _ in range(repeats):
+            started = time.process_time()
+            do()
+            spent.append(time.process_time() - started)
+        return 1000 * median(spent)
+
+    found["first_ms"] = timed(1, lambda: Library(folder))
+    found["again_ms"] = timed(REPEATS, lambda: library.append(Library(folder)))
+    found["find_ms"] = timed(REPEATS, lambda: library[-1].find(noun="cat", base="built-in"))
+    found["near_ms"] = timed(REPEATS, lambda: library[-1].near(query))
+    found["family_ms"] = timed(REPEATS, lambda: library[-1].family(query))
+    started = time.monotonic()
+    command = [sys.executable, "-m", "cones", "library", str(folder), "--noun", "none"]
+    subprocess.run(command, check=True, capture_output=True)
+    found["command_seconds"] = time.monotonic() - started
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    found["index_bytes"], found["file_bytes"] = (folder / INDEX).stat().st_size, size / COUNT
+    return found | {"files": COUNT, "neurons": float(len(query.mask))}
+
+
+def read(shapes: Mapping[str, tuple[int, ...]]) -> list[dict[str, Any]]:
+    """Time the reading of a file of one level, for the built-in model and at full size."""
+    rows, base = [], Fingerprint("any", "0" * 64, bytes(128))
+    for key, parameters in {"built-in": shapes, "sd15": {"weight": (SD15,)}}.items():
+        total, spent = sum(int(np.prod(shape)) for shape in parameters.values()), []
+        made = Concept((mask_of(neurons(0, total), parameters),), (Word("V*", "cat"),), base)
+        data = cones.concept_file.dumps(made)
+        for _ in range(REPEATS):
+            started = time.process_time()
+            cones.concept_file.loads(data)
+            spent.append(time.process_time() - started)
+        rows.append({"key": key, "bytes": len(data), "ms": 1000 * median(spent)})
+    return rows
+
+
+def run(work: Path, progress: Progress) -> dict[str, Any]:
+    """Measure the ways to tell likeness, then a library of 10,000 files in ``work``."""
+    torch.set_num_threads(1)
+    shapes = written(work / "library", progress)
+    total = sum(int(np.prod(shape)) for shape in shapes.values())
+    rows = [*compared("built-in", total), *compared("sd15", SD15)]
+    opening, files = opened(work / "library", shapes), read(shapes)
+    return {"opening": opening, "likeness": rows, "files": files, "density": DENSITY}
