@@ -41,10 +41,10 @@ class Settings:
     density: float | None = _within(0.0132, 1e-6, 0.9)
     scope: str = _one_of("both", "cross", "self")  # which attention
     steps: int = _within(300, 1, 10**6)  # gradients of refinement; of scoring for sum, adam
-    score_steps: int = _within(40, 1, 10**6)  # gradients of the scoring before a refinement
+    score_steps: int = _within(20, 1, 10**6)  # gradients of the scoring before a refinement
     rate: float = _within(0.02, 1e-9, 10.0)  # of a refined score; a typical one starts at -1
     score_rate: float = _within(1e-3, 1e-9, 10.0)  # rho and beta of the paper
-    batch: int = _within(8, 1, 4096)  # samples of the subject a gradient
+    batch: int = _within(4, 1, 4096)  # samples of the subject a gradient
     prior_batch: int = _within(2, 1, 4096)  # and of the prior: few, as its weight is small
     micro_batch: int | None = _within(None, 1, 4096)  # samples at once; None: what fits
     prior: str = _one_of("agreement", "drawn", "none")
@@ -52,8 +52,8 @@ class Settings:
     # Mean squared change of the model's predictions, as in the certificate, at which to end:
     # lambda is then steered.
     drift: float | None = _within(None, 1e-6, 1e4)
-    prior_count: int = _within(32, 1, 2000)  # pictures drawn for the prior
-    prior_steps: int = _within(20, 1, 1000)  # sampling steps, also of a certificate's pictures
+    prior_count: int = _within(24, 1, 2000)  # pictures drawn for the prior
+    prior_steps: int = _within(12, 1, 1000)  # sampling steps, also of a certificate's pictures
     prior_guidance: float = _within(2.0, 0.0, 100.0)  # guidance scale of the same
     weighting: str = _one_of("uniform", "min-snr")  # omega_t of Eq. 1
     guard: float | None = _within(None, 1e-3, 100.0)  # shut only |theta| < guard * std
@@ -61,7 +61,7 @@ class Settings:
     # on CPUs that have it, where it is faster, and else the pipeline's own precision.
     precision: str = _one_of("auto", "bfloat16", "pipeline")
     flip: bool = _within(True, False, True)  # show every photo mirrored as well
-    draws: int = _within(256, 2, 10**6)  # samples behind every figure of the certificate
+    draws: int = _within(128, 2, 10**6)  # samples behind every figure of the certificate
     seed: int = _within(0, 0, 2**63 - 1)  # of all draws
 
     def __post_init__(self) -> None:
