@@ -23,7 +23,7 @@ from cones.files import replace_when_done
 from cones.models import Pipeline, model_for
 from cones.models.applied import applied
 from cones.models.checkpoint import published
-from cones.models.words import encoders
+from cones.models.words import encoders, reads
 
 TARGETS = ("diffusers", "single-file", "comfyui", "a1111")
 
@@ -94,9 +94,9 @@ def _long_tables(pipeline: Pipeline) -> Iterator[None]:
     with ExitStack() as undo:
         for tokenizer, encoder in encoders(pipeline).values():
             old, config = encoder.get_input_embeddings(), encoder.config
-            if len(tokenizer) <= len(old.weight):
+            if reads(encoder):
                 continue
-            ids = torch.arange(len(tokenizer), device=old.weight.device)
+            ids = torch.arange(max(len(tokenizer), len(old.weight)), device=old.weight.device)
             undo.callback(encoder.set_input_embeddings, old)
             undo.callback(setattr, config, "vocab_size", config.vocab_size)
             encoder.set_input_embeddings(nn.Embedding.from_pretrained(old(ids).detach()))

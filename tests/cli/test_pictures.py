@@ -124,6 +124,21 @@ def test_a_photo_is_drawn_over(run: Run, draw: tuple[object, ...], photos: str) 
     assert read_record(Path("out/0000.png"))["strength"] == 0.5
 
 
+def test_a_controlnet_is_followed(
+    run: Run, refused: Run, draw: tuple[object, ...], photos: str
+) -> None:
+    from diffusers import ControlNetModel
+
+    from fakes import tiny_pipeline
+
+    net = {"conditioning_embedding_out_channels": (8, 8, 8)}  # as the tiny VAE shrinks by 4
+    ControlNetModel.from_unet(tiny_pipeline().unet, **net).save_pretrained("edges")
+    along = (*draw, "-n", 1, "-o", "out", "--control-image", Path(photos) / "0.png")
+    run(*along, "--controlnet", "edges", "--controlnet-conditioning-scale", 0.5)
+    assert read_record(Path("out/0000.png"))["controlnet_conditioning_scale"] == 0.5
+    refused(*along, "--overwrite", match="found a control image for a StableDiffusionPipeline")
+
+
 def test_an_unrelated_model_is_refused(refused: Run, cat: Path, tmp_path: Path) -> None:
     from fakes import tiny_pipeline
 

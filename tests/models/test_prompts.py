@@ -72,6 +72,13 @@ def test_a_prompt_that_fits_stays_as_it_is(pipeline: Pipeline) -> None:
         assert parts(pipeline, prompt) == [prompt]
 
 
+def test_models_without_a_u_net_read_a_prompt_once(pipeline: Pipeline) -> None:
+    prompt = "cat " * 30
+    assert len(parts(pipeline, prompt)) == 3
+    pipeline.unet = None
+    assert parts(pipeline, prompt) == [prompt]
+
+
 def test_a_long_prompt_is_cut_between_words(pipeline: Pipeline) -> None:
     """Words of several tokens stay whole, and the shortest tokenizer counts."""
     encoders(pipeline)["text_encoder"][0].model_max_length = 8

@@ -11,6 +11,7 @@ from diffusers import (
     ControlNetModel,
     EulerDiscreteScheduler,
     LCMScheduler,
+    StableDiffusionControlNetImg2ImgPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
@@ -23,6 +24,7 @@ from cones.models.sampling import FEW_STEPS, STEPS, defaults, sample
 from cones.models.words import encoders, spoken, vectors
 from fakes import LENGTH, WORDS, tiny_pipeline, tiny_pixels
 
+UNCHECKED = {"requires_safety_checker": False}
 FAST = {"num_inference_steps": 2}
 
 
@@ -189,6 +191,30 @@ def test_other_pipelines_draw_from_text_and_over_photos(kind: Callable | None) -
         assert far(found, expected) <= 1
 
 
+def controlled() -> Pipeline:
+    plain = tiny_pipeline()
+    net = ControlNetModel.from_unet(plain.unet, conditioning_embedding_out_channels=(8, 8, 8))
+    for block in [*net.controlnet_down_blocks, net.controlnet_mid_block]:  # zero at first
+        torch.nn.init.constant_(block.weight, 0.1)
+    parts = {**plain.components, "controlnet": net}
+    return StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
+
+
+def test_a_controlnet_is_followed_from_text_and_over_a_photo() -> None:
+    pipeline, edges = controlled(), photo(9)
+    options = {"num_inference_steps": 4, "guidance_scale": 3.0}
+    options |= {"controlnet_conditioning_scale": 0.7}
+    found = sample(pipeline, ["a cat"], seeds=[3], control_image=edges, **options)[0]
+    expected = pipeline("a cat", image=edges, generator=generator(3), **options).images[0]
+    assert far(found, expected) <= 1
+    assert far(found, sample(pipeline, ["a cat"], seeds=[3])[0]) > 1
+    over = StableDiffusionControlNetImg2ImgPipeline(**pipeline.components, **UNCHECKED)
+    options |= {"image": photo(), "control_image": edges, "strength": 0.5}
+    found = sample(pipeline, ["a cat"], seeds=[3], **options)[0]
+    expected = over("a cat", generator=generator(3), **options).images[0]
+    assert far(found, expected) <= 1
+
+
 def test_each_model_has_its_own_steps_and_guidance(pipeline: Pipeline) -> None:
     own = 5.0 if hasattr(pipeline, "text_encoder_2") else 7.5
     assert defaults(model_for(pipeline)) == (STEPS, own)
@@ -228,6 +254,10 @@ def test_defaults_are_what_is_drawn_with() -> None:
     [
         ({"num_inference_steps": -1}, "found -1 of -1 steps to make; expected at least one"),
         ({"image": photo(), "strength": 0.0}, "found 0 of 25 steps .* and strength up to 1"),
+        (
+            {"control_image": photo()},
+            "a control image for a StableDiffusionPipeline.*--controlnet",
+        ),
         ({"image": photo(), "strength": 1.5}, "37 of 25 steps"),
         (
             {"image": photo(), "strength": 0.3, "num_inference_steps": 2},

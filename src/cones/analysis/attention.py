@@ -19,6 +19,7 @@ from cones.concept import Concept
 from cones.errors import ModelError, PromptError
 from cones.models import Pipeline, model_for
 from cones.models.applied import applied
+from cones.models.prompts import parts
 from cones.models.sampling import sample
 
 HEAT = ((0, 0, 4), (252, 253, 191), (182, 54, 121))  # lowest, highest, and between
@@ -83,17 +84,21 @@ def token_positions(pipeline: Pipeline, prompt: str, word: str) -> tuple[int, ..
     """Find the tokens of ``word`` (or of several words) in a prompt, first occurrence.
 
     Raises:
-        PromptError: The prompt does not say it within the length that the model reads.
+        PromptError: The prompt does not say it, or says it in two parts that are read apart.
     """
     tokenizer = pipeline.tokenizer
-    said, sought = (pipeline.maybe_convert_prompt(text, tokenizer) for text in (prompt, word))
-    said = tokenizer(said, truncation=True, max_length=tokenizer.model_max_length).input_ids
-    sought = tokenizer(sought, add_special_tokens=False).input_ids
-    for start in range(len(said) - len(sought) + 1):
-        if sought and said[start : start + len(sought)] == sought:
-            return tuple(range(start, start + len(sought)))
-    read = f"the first {tokenizer.model_max_length} tokens of {prompt!r}"
-    raise PromptError(f"found no {word!r} in {read}; expected it; shorten the prompt or change it")
+    length = tokenizer.model_max_length
+    wanted = pipeline.maybe_convert_prompt(word, tokenizer)
+    sought = tokenizer(wanted, add_special_tokens=False).input_ids
+    for k, part in enumerate(parts(pipeline, prompt)):
+        text = pipeline.maybe_convert_prompt(part, tokenizer)
+        said = tokenizer(text, truncation=True, max_length=length).input_ids
+        for start in range(len(said) - len(sought) + 1):
+            if sought and said[start : start + len(sought)] == sought:
+                return tuple(range(k * length + start, k * length + start + len(sought)))
+    raise PromptError(
+        f"found no {word!r} in {prompt!r}; expected words of the prompt; change one of the two"
+    )
 
 
 def attend(

@@ -47,6 +47,7 @@ class Loading:
     device: Annotated[str | None, _Model(help="cuda, mps or cpu [the best there is].")] = None
     dtype: Annotated[Dtype | None, _Model(help="Precision [what suits the device].")] = None
     offload: Annotated[Offload | None, _Model(help="Keep idle parts in main memory.")] = None
+    controlnet: Annotated[str | None, _Model(help="ControlNet: hub name, folder or file.")] = None
 
     def pipeline(self) -> "Pipeline":
         """Load the model, without the bars of other libraries."""

@@ -12,7 +12,7 @@ import cones
 from cones.cli import console, options
 
 AT_ONCE = 4  # pictures drawn between two writes
-_Over = partial(Option, rich_help_panel="Draw over a photo")
+_Over = partial(Option, rich_help_panel="Draw over a photo, or along one")
 Prompts = Annotated[list[str], Argument(help="What to draw: columns.", show_default=False)]
 Photos = Annotated[Path | None, Option(help="Photos to show above.")]
 Words = Annotated[list[str] | None, Option("--word", help="Word of the prompt; repeat [all].")]
@@ -30,6 +30,12 @@ class Drawing(options.Sampling):
     image: Annotated[Path | None, _Over(help="Photo to draw over (image-to-image).")] = None
     strength: Annotated[
         float | None, _Over(help="How much of the photo is drawn anew, up to 1 [0.8].")
+    ] = None
+    control_image: Annotated[
+        Path | None, _Over(help="What the --controlnet follows: edges, depth, a pose.")
+    ] = None
+    controlnet_conditioning_scale: Annotated[
+        float | None, _Over(help="How closely it is followed [1].")
     ] = None
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.pipelines.auto_pipeline import AutoPipelineForText2Image
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
@@ -41,6 +43,7 @@ def load_pipeline(
     offload: Literal["model", "sequential"] | None = None,
     revision: str | None = None,
     resolution: int | None = None,
+    controlnet: str | Path | None = None,
 ) -> Pipeline:
     """Load a text-to-image pipeline that samples with DPM-Solver++ (Appendix B).
 
@@ -55,6 +58,7 @@ def load_pipeline(
         offload: Keep networks on the CPU while they do not run, as diffusers does.
         revision: Branch, tag or commit on the hub.
         resolution: Side of pictures and photos in pixels, by default the model's own.
+        controlnet: A ControlNet to draw with: folder, ``.safetensors`` file or hub name.
 
     Raises:
         ModelError: There is no such model, or it cannot be read.
@@ -65,6 +69,8 @@ def load_pipeline(
     name = str(model or builtin.folder())
     pipeline = _read(name, precision.removeprefix("torch."), variant, revision)
     _settle(pipeline, resolution)
+    if controlnet is not None:
+        pipeline = _controlled(pipeline, str(controlnet))
     if offload is None:
         return pipeline.to(home)
     getattr(pipeline, f"enable_{offload}_cpu_offload")(device=home)
@@ -84,11 +90,36 @@ def _read(model: str, dtype: str, variant: str | None, revision: str | None) -> 
     except ModelError:
         raise
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(
-            f"found no readable model {model!r} ({line}); expected a diffusers folder or a Stable "
-            "Diffusion checkpoint in safetensors; fetch it again"
+            f"found no readable model {model!r} ({_first_line(error)}); expected a diffusers "
+            "folder or a Stable Diffusion checkpoint in safetensors; fetch it again"
         ) from error
+
+
+def _controlled(pipeline: Pipeline, name: str) -> Pipeline:
+    """Add a ControlNet; say in one sentence why that cannot be done."""
+    path, unet = Path(name).expanduser(), getattr(pipeline, "unet", None)
+    try:
+        if path.is_file():
+            net = ControlNetModel.from_single_file(str(path))
+        else:
+            where = path if path.is_dir() else name
+            net = ControlNetModel.from_pretrained(where, use_safetensors=True)
+    except Exception as error:  # each transport has errors of its own
+        raise ModelError(
+            f"found no readable ControlNet {name!r} ({_first_line(error)}); expected a folder, a "
+            ".safetensors file or a hub name; correct it, or connect"
+        ) from error
+    if unet is None or net.config.cross_attention_dim != unet.config.cross_attention_dim:
+        raise ModelError(
+            f"found a ControlNet that reads texts of width {net.config.cross_attention_dim}; "
+            f"expected one for {type(pipeline).__name__}; load a ControlNet of the model's family"
+        )
+    return AutoPipelineForText2Image.from_pipe(pipeline, controlnet=net.to(unet.dtype))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _folder(folder: Path, dtype: torch.dtype, variant: str | None) -> Pipeline:
@@ -146,7 +177,16 @@ def _single_file(path: Path, dtype: torch.dtype) -> Pipeline:
     options = {"config": str(beside)} if (beside / "model_index.json").is_file() else {}
     options |= {} if xl else {"safety_checker": None}
     kind = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
-    pipeline = kind.from_single_file(str(path), dtype=dtype, **options)
+    try:
+        pipeline = kind.from_single_file(str(path), dtype=dtype, **options)
+    except Exception as error:  # each transport has errors of its own
+        if "config" in options:
+            raise
+        raise ModelError(
+            f"found no configuration for {path.name!r} ({_first_line(error)}); expected an answer "
+            f"of the hub, once, or the folder {str(beside)!r}; connect, or put the .json and .txt "
+            "files of its base model's diffusers folder there"
+        ) from error
     pipeline.register_to_config(_name_or_path=str(path.resolve()))
     return pipeline
 

@@ -49,11 +49,11 @@ def check_prompt(pipeline: Pipeline, prompt: str, identifiers: Sequence[str]) ->
 def parts(pipeline: Pipeline, prompt: str) -> list[str]:
     """Cut a prompt between words into parts that every text encoder reads whole.
 
-    One that fits stays as it is, to the letter. So does one for T5 or Gemma, which read more.
+    One that fits stays as it is, to the letter. So does one for models without a U-Net, and for
+    T5 or Gemma, which read more.
     """
-    if any(reads(encoder) for _, encoder in encoders(pipeline).values()):
-        return [prompt]
-    if _fits(pipeline, prompt):
+    once = any(reads(encoder) for _, encoder in encoders(pipeline).values())
+    if once or getattr(pipeline, "unet", None) is None or _fits(pipeline, prompt):
         return [prompt]
     found = [""]
     for word in prompt.split():

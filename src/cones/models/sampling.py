@@ -37,6 +37,8 @@ class Options(TypedDict, total=False):
         negative_prompt: Of all pictures.
         image: Photo to draw over; its centre square is kept.
         strength: Of image-to-image: the share of the steps that are made, .8 by default.
+        control_image: What the pipeline's ControlNet follows, such as edges; its centre square.
+        controlnet_conditioning_scale: How closely, 1 by default.
     """
 
     num_inference_steps: int | None
@@ -44,6 +46,8 @@ class Options(TypedDict, total=False):
     negative_prompt: str | None
     image: Photo | None
     strength: float | None
+    control_image: Photo | None
+    controlnet_conditioning_scale: float | None
 
 
 def sample(
@@ -56,12 +60,13 @@ def sample(
 ) -> list[Image.Image]:
     """Draw one picture per prompt and seed with the model as it is.
 
-    ``pipeline`` may be any of the model's: pictures are drawn from text unless there is an image.
+    ``pipeline`` may be any of the model's: pictures are drawn from text unless there is an image,
+    and its ControlNet is used if there is a control image.
     They are drawn in batches of :func:`at_once`, those of longer prompts apart; after each
     ``progress("draw", done, total)`` is called.
 
     Raises:
-        PromptError: Steps or strength do not fit.
+        PromptError: Steps or strength do not fit, or there is no ControlNet for a control image.
         SubjectError: A photo cannot be read.
     """
     model, images = model_for(pipeline), []
@@ -70,7 +75,10 @@ def sample(
     unwanted = settings.pop("negative_prompt", None) or ""
     long = {p: max(len(parts(pipeline, each)) for each in (p, unwanted)) for p in {*prompts}}
     alike = [[*jobs] for _, jobs in groupby(jobs, lambda job: long[job[0]])]
-    with _artist(pipeline, over="image" in settings) as artist:
+    over, controlled = "image" in settings, "control_image" in settings
+    if controlled and not over:  # as diffusers calls it then
+        settings["image"] = settings.pop("control_image")
+    with _artist(pipeline, over=over, controlled=controlled) as artist:
         settings |= _unchanged(artist, model)
         for batch in (same[k : k + count] for same in alike for k in range(0, len(same), count)):
             said, drawn = zip(*batch, strict=True)
@@ -105,9 +113,14 @@ def _settled(model: Model, options: Options) -> dict[str, Part]:
             f"found a negative prompt for a {type(model.pipeline).__name__}, which is told its "
             "guidance and reads none; expected a prompt alone; leave negative_prompt out"
         )
-    if "image" in found:
-        found |= {"image": read_pixels(found["image"], size=model.size), "strength": strength}
-    return found
+    if "control_image" in found and getattr(model.pipeline, "controlnet", None) is None:
+        raise PromptError(
+            f"found a control image for a {type(model.pipeline).__name__}; expected a pipeline "
+            "with a ControlNet to follow it; load one: load_pipeline(controlnet=...), --controlnet"
+        )
+    for name in ("image", "control_image"):
+        found |= {name: read_pixels(found[name], size=model.size)} if name in found else {}
+    return found | ({"strength": strength} if "image" in found else {})
 
 
 def defaults(model: Model) -> tuple[int, float]:
@@ -143,13 +156,13 @@ def _unchanged(artist: Pipeline, model: Model) -> dict[str, Part]:
 
 
 @contextmanager
-def _artist(pipeline: Pipeline, *, over: bool) -> Iterator[Pipeline]:
+def _artist(pipeline: Pipeline, *, over: bool, controlled: bool) -> Iterator[Pipeline]:
     """Lend what draws from text, or over a photo, with these parts; its progress bar is hidden."""
     artist = pipeline
     if over or "image" in inspect.signature(type(pipeline).__call__).parameters:
         kind = AutoPipelineForImage2Image if over else AutoPipelineForText2Image
         try:
-            artist = kind.from_pipe(pipeline, controlnet=None)
+            artist = kind.from_pipe(pipeline, **({} if controlled else {"controlnet": None}))
         except ValueError as error:
             raise PromptError(
                 f"found a photo to draw over for a {type(pipeline).__name__}, of which diffusers "
