@@ -26,6 +26,8 @@ class Judged(ToyModel):
     neuron, give or take some noise of the draw; the identifier alone gains ``word``.
     """
 
+    wobbles = frozenset({PHOTO, OTHER, NOUN, THING, SEEN})
+
     def __init__(self, gains: dict[float, float], spread: float = 0.05, word: float = 0.0) -> None:
         super().__init__()
         self.gains, self.spread, self.word = gains, spread, word
@@ -38,7 +40,7 @@ class Judged(ToyModel):
         marks = condition["states"].flatten().round(decimals=0)
         rows = []
         for x, t, mark in zip(noised, timesteps, marks.tolist(), strict=True):
-            wobble = self.spread * math.sin(float(t)) * bool(shut)
+            wobble = self.spread * math.sin(float(t)) * bool(shut) * (mark in self.wobbles)
             square = 1 - self.gains.get(mark, 0.0) * shut + wobble
             square -= self.word * (mark in (PHOTO, OTHER))  # called by the identifier
             rows.append(torch.full_like(x, max(square, 0.0) ** 0.5))
@@ -107,8 +109,8 @@ def test_a_gain_is_measured_from_the_plain_noun_and_the_word_alone_stands_beside
 
 
 REFUSED = {
-    "nothing gained": {PHOTO: 0.0, OTHER: -0.1},
-    "made worse": {PHOTO: -0.1, OTHER: -0.3},
+    "made worse by half of its lead": {PHOTO: -0.1, OTHER: -0.3},
+    "made as much worse as others": {PHOTO: -0.1, OTHER: -0.1},
     "others gain as much": {PHOTO: 0.1, OTHER: 0.1},
     "others gain more": {PHOTO: 0.1, OTHER: 0.2},
     "gained only on photos that were seen": {SEEN: 0.2},
@@ -120,9 +122,16 @@ def test_what_did_not_gain_is_refused(case: str) -> None:
     assert certified(REFUSED[case])["verdict"] == "not gained"
 
 
-def test_a_gain_within_the_noise_is_refused() -> None:
-    assert certified({PHOTO: 0.002}, spread=0.5)["verdict"] == "not gained"
+def test_a_subject_that_stays_while_others_lose_passes() -> None:
+    """The model has learnt who it is, though the photo kept out is no likelier than before."""
+    assert certified({PHOTO: 0.0, OTHER: -0.1})["verdict"] == "gained"
+    assert certified({PHOTO: -0.02, OTHER: -0.1})["verdict"] == "gained"
+
+
+def test_a_lead_within_the_noise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert certified({PHOTO: 0.002}, spread=0.0)["verdict"] == "gained"
+    monkeypatch.setattr(Judged, "wobbles", {PHOTO})
+    assert certified({PHOTO: 0.002}, spread=0.5)["verdict"] == "not gained"
 
 
 def test_without_a_photo_to_keep_the_verdict_is_unavailable_or_a_refusal() -> None:

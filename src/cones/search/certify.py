@@ -2,8 +2,8 @@
 
 A photo that was kept out, other individuals of the noun, prompts that no search looks at, and
 draws of noise of their own. Untouched and shut model see the same draws, so their differences are
-free of sampling noise. A mask that does not help its own subject, or helps others as much, is
-refused: its verdict is ``"not gained"``.
+free of sampling noise. What counts is the lead over others: learning four photos by heart makes a
+fifth one as unlikely as anybody else's. A mask without a lead is refused: ``"not gained"``.
 """
 
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ from cones.search.spread import spread
 
 GAINED, FAILED, UNAVAILABLE = "gained", "not gained", "unavailable"
 AT_ONCE = 32  # samples in the network, unless the settings say
+LOST = 1 / 3  # of the lead, at most, may be the subject's own loss
 FEW = 4  # part of the draws that is enough for what no verdict hangs on
 
 
@@ -99,9 +100,10 @@ def certify(
     over draws of noise: ``n`` counts draws, not photos.
 
     Returns:
-        ``verdict``: ``"gained"`` if the intervals of ``subject`` and of its ``lead`` over
-        ``others`` lie above 0, else ``"not gained"``; ``"unavailable"`` if they do but no photo
-        was kept out. ``photos`` says which were measured. The rest are :func:`t_interval`:
+        ``verdict``: ``"gained"`` if the interval of ``lead``, the gain of ``subject`` less that
+        of ``others``, lies above 0, and the subject itself loses less than a third of it, else
+        ``"not gained"``; ``"unavailable"`` if it does but no photo was kept out. ``photos`` says
+        which were measured. The rest are :func:`t_interval`:
         ``word`` is what the identifier gains with nothing shut, ``random`` with as many other
         neurons of every layer shut. What the verdict does not read has a quarter of the draws.
     """
@@ -130,7 +132,8 @@ def certify(
         progress("certificate", len(measured), len(parts), name)
     measured["lead"] = measured["subject"] - measured["others"]
     found = {name: t_interval(each) for name, each in measured.items()}
-    passed = min(found["subject"]["low"], found["lead"]["low"]) > 0
+    lost = -found["subject"]["mean"] / max(found["lead"]["mean"], 1e-12)
+    passed = found["lead"]["low"] > 0 and lost < LOST
     verdict = (GAINED if evidence.kept else UNAVAILABLE) if passed else FAILED
     photos = "kept out" if evidence.kept else "of the search"
     return {"verdict": verdict, "photos": photos, **found}
