@@ -12,7 +12,7 @@ import cones.concept_file
 from cones.concept import Concept, Word
 from cones.errors import FileError
 from cones.fingerprint import Fingerprint
-from cones.library import BINS, INDEX, Entry, Library, likeness, sketch
+from cones.library import BINS, EMPTY, INDEX, Entry, Library, likeness, sketch
 from cones.mask import Mask
 
 SHAPES = {"mid.to_k.weight": (200, 100), "mid.to_v.weight": (200, 50)}
@@ -183,6 +183,8 @@ def test_likeness_estimates_jaccard(shared: int) -> None:
 
 def test_small_and_empty_masks_have_a_likeness(folder: Path) -> None:
     none = sketch(mask_of())
+    assert (none == EMPTY).all()
+    assert (sketch(mask_of(*range(9_000))) != EMPTY).all()
     few = np.stack([sketch(mask_of(*range(k))) for k in (0, 10_001, 10_002)])
     assert likeness(np.stack([none, few[1]]), none).tolist() == [0, 0]
     one, two = (sketch(mask_of(*each)) for each in ((12_000, 13_000), (12_000, 14_000)))

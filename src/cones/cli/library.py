@@ -1,14 +1,16 @@
 """The command ``library``: a folder of concept files, listed and searched."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option
 
 import cones
 from cones.cli import console, options
 from cones.errors import ConesError
-from cones.library import Entry
+
+if TYPE_CHECKING:
+    from cones.library import Entry
 
 MOST = 10  # near files that are shown, and all those that FILE was made of or that were made of it
 Folder = Annotated[Path, Argument(help="Folder of concept files.", show_default=False)]
@@ -51,7 +53,7 @@ def library(
     printing.tell("\n".join(_line(*row) for row in rows) or "no such files", described)
 
 
-def _line(entry: Entry, note: str) -> str:
+def _line(entry: "Entry", note: str) -> str:
     """Describe a file in one line; its name may hold anything."""
     words = " and ".join(" ".join(word) for word in entry.words)
     verdict = str(entry.certificate.get("verdict", "no certificate"))[:20]
