@@ -1,17 +1,16 @@
 """What a search costs at full size: peak memory and arithmetic, measured without allocating.
 
-U-Nets of the published sizes are built of fake tensors. One gradient of a search runs on them, by
-the library's own code, while every live byte is counted: the peak of what PyTorch allocates, which
-leaves out its caching and the work space of kernels. What stays (weights, state) is added up.
+U-Nets of the published sizes are built of fake tensors. The library is told of a card, chooses how
+to search on it, and takes one step so, while every live byte is counted: the peak of what PyTorch
+allocates, which leaves out its caching and the work space of kernels. Fake tensors on the CPU are
+those of the card, and fake ones on "meta" those in the computer's memory.
 """
 
-import json
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import product
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -22,18 +21,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
-from cones.files import write_atomic
 from cones.models.protocol import Model, Progress
 from cones.models.unet import UNetModel
 from cones.models.words import RARE_WORDS
-from cones.search.find import CONTROLS
-from cones.search.memory import STATE, USABLE
+from cones.search import memory
+from cones.search.loss import Examples, ImplantingLoss, Weights, together
+from cones.search.score import score_accelerated
 from cones.search.settings import Settings
 from experiments.checkpoints import write_page
 from experiments.small import small
 from experiments.tables import write_results
 
-Known: TypeAlias = Callable[..., dict[str, int]]  # measures, or finds a measure
 CARDS = (24, 16, 12, 8, 6)  # GB
 ENCODERS = {"sd15": 207e6, "sd21": 424e6, "sdxl": 901e6}  # parameters of text encoders and VAE
 SPEEDS = {"rtx3060": 0.4 * 25.5e12, "rtx4090": 0.4 * 165e12}  # operations a second: 40 % of peak
@@ -58,7 +56,7 @@ FORMULAS = {**flop_registry, _FLASH: sdpa_flop, _FLASH_BACKWARD: sdpa_backward_f
 
 
 class Live(TorchDispatchMode):
-    """Counts bytes of tensors that are alive (``now``, ``peak``), and operations (``flop``).
+    """Counts bytes of tensors alive on the CPU (``now``, ``peak``), and operations (``flop``).
 
     PyTorch's own counter of operations would keep recomputed tensors alive.
     """
@@ -75,7 +73,7 @@ class Live(TorchDispatchMode):
             formula = FORMULAS[func.overloadpacket]
             self.flop += formula(*args, **(kwargs or {}), out_val=found)
         for tensor in tree_leaves(found):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and tensor.device.type == "cpu":
                 self._see(tensor.untyped_storage())
         return found
 
@@ -112,93 +110,63 @@ def full_size(name: str) -> Iterator[Model]:
         yield model
 
 
-def one_gradient(model: Model, samples: int) -> None:
-    """Take one gradient of the shut weights, as a search does for each micro-batch."""
+def one_step(model: Model, settings: Settings, weights: Weights) -> Tensor:
+    """Take one step of a search, with as many samples as are in the network at once."""
+    count = settings.micro_batch or 1
+    said = model.condition([""] * count)
+    shown = Examples(torch.zeros(count, *model.latent_shape), said)
+    losses = together([ImplantingLoss(model, shown, batch=count)], purpose="step", seed=0)
+    # Fake tensors have no values: every number is 1, and every question is answered by yes.
+    with patch.multiple(Tensor, __float__=lambda _: 1.0, __bool__=lambda _: True):
+        return score_accelerated(losses, weights, steps=1, rate=1e-3)
+
+
+def forward(model: Model, samples: int) -> None:
+    """Predict without a gradient."""
     noised, times = torch.empty(samples, *model.latent_shape), torch.zeros(samples).long()
-    shut = {n: w.clone().requires_grad_() for n, w in model.weights().items()}
-    predicted = model.predict(shut, noised, times, model.condition([""] * samples))
-    if torch.is_grad_enabled():
-        torch.autograd.grad(predicted.square().mean(), list(shut.values()))
+    with torch.no_grad():
+        model.predict({}, noised, times, model.condition([""] * samples))
 
 
-def at_rest(name: str) -> dict[str, int]:
-    """Measure what does not depend on settings: bytes beyond the weights, and operations."""
-    with full_size(name) as model, torch.no_grad():
-        network, vae = model.module, model.pipeline.vae
-        with Live(vae.parameters()) as decoding:
+def rows_of(name: str, settings: Settings) -> Iterator[dict[str, Any]]:
+    """Say what a search takes on each card, and how it is done there."""
+    known: dict[str, Live] = {}
+    with full_size(name) as model, patch.object(memory, "HOME", torch.device("meta")):
+        network, vae, cost = model.module, model.pipeline.vae, memory.measured(model, "")
+        weights = sum(w.nbytes for w in network.parameters())
+        with torch.no_grad(), Live(vae.parameters()) as decoding:
             vae.decode(torch.empty(1, *model.latent_shape).bfloat16())
-        with Live(network.parameters()) as forward:
-            one_gradient(model, 2)  # guidance asks twice
-        found = {"weights": sum(w.nbytes for w in network.parameters())}
-        found["searched"] = sum(w.numel() for w in model.weights().values())
-        return found | {"drawing": max(decoding.peak, forward.peak), "flop": forward.flop // 2}
-
-
-def searching(name: str, samples: int, *, checkpointing: bool) -> dict[str, int]:
-    """Measure one gradient: peak bytes beyond the weights, and operations a sample."""
-    with full_size(name) as model:
-        if checkpointing:
-            model.module.enable_gradient_checkpointing()
-        with Live(model.module.parameters()) as live:
-            one_gradient(model, samples)
-    return {"peak": live.peak, "flop": live.flop // samples}
-
-
-def passes(settings: Settings) -> tuple[int, int]:
-    """Count the samples that a search sends through the network: with and without gradient."""
-    steps, prior = settings.steps + settings.score_steps, settings.prior_batch
-    # Guidance asks twice; a certificate takes nine looks; V* has candidates, each asked 4 times.
-    pictures = (settings.prior_count + 2 * CONTROLS) * settings.prior_steps * 2
-    rest = 9 * settings.draws + pictures + 4 * (1 + len(RARE_WORDS))
-    return steps * (settings.batch + prior), steps * prior + rest
-
-
-def way_for(name: str, card: int, known: Known) -> tuple[dict[str, Any], dict[str, int], float]:
-    """Choose the fastest way that fits, or the leanest: settings, its gradient, the peak in GB."""
-    rest = known(at_rest, name)
-    for recompute, scores, samples in product((False, True), ("device", "cpu"), (8, 4, 2, 1)):
-        step = known(searching, name, samples, checkpointing=recompute)
-        state = STATE * rest["searched"] if scores == "device" else 0
-        drawing = 2 * ENCODERS[name] + rest["drawing"]
-        gb = (rest["weights"] + max(state + step["peak"], drawing)) / 1e9
-        settings = {"micro_batch": samples, "checkpointing": recompute, "scores": scores}
-        if gb <= USABLE * card:
-            break
-    return settings, step, gb
-
-
-def row_of(name: str, card: int, known: Known) -> dict[str, Any]:
-    """Say what a search takes on a card."""
-    given, (settings, step, gb) = Settings(), way_for(name, card, known)
-    deep, shallow = passes(given)
-    flop = deep * step["flop"] + shallow * known(at_rest, name)["flop"]
-    row = {"key": f"{name}-{card}", "model": name, "card": card}
-    row |= {"height": 8 * SIZES[name]["sample_size"], "gb": round(gb, 2)}
-    row |= {"fits": gb <= USABLE * card, "pflop": round(flop / 1e15, 2)}
-    row |= {f"minutes_{gpu}": round(flop / s / 60, 1) for gpu, s in SPEEDS.items()}
-    return row | {"settings": settings | {"batch": given.batch, "dtype": "bfloat16"}}
+        with Live(network.parameters()) as drawing:
+            forward(model, 2)  # guidance asks twice
+        beside = 2 * ENCODERS[name] + max(decoding.peak, drawing.peak)  # while pictures are drawn
+        for card in CARDS:
+            told, room = list[str](), (1 - memory.SPARE) * card * 1e9
+            free = {"cpu": lambda _, card=card: (card * 1e9 - weights, card * 1e9)}
+            way = memory.fitted(model, settings, cost, lambda *at, told=told: told.append(at[-1]))
+            with patch.dict(memory.FREE, free), way as (chosen, searched):
+                how = told[0].partition(":")[0]
+                if how not in known:
+                    with Live(network.parameters()) as known[how]:
+                        one_step(model, chosen, searched)
+            step, (deep, shallow) = known[how], memory.passes(settings)
+            offload = weights + beside > room
+            peak = weights + (step.peak if offload else max(step.peak, beside))
+            shallow += 4 * (1 + len(RARE_WORDS))  # of V*'s candidates, each is asked 4 times
+            flop = deep * step.flop / chosen.micro_batch + shallow * drawing.flop / 2
+            row = {"key": f"{name}-{card}", "model": name, "card": card, "fits": peak <= room}
+            row |= {"height": 8 * SIZES[name]["sample_size"], "gb": round(peak / 1e9, 2)}
+            row |= {"way": how, "offload": offload, "pflop": round(flop / 1e15, 2)}
+            row |= {f"minutes_{gpu}": round(flop / s / 60, 1) for gpu, s in SPEEDS.items()}
+            given = {"batch": settings.batch, "micro_batch": chosen.micro_batch}
+            yield row | {"settings": given | {"dtype": "bfloat16"}}
 
 
 def run(work: Path, docs: Path, progress: Progress) -> Path:
-    """Measure what has no record in ``work`` yet, and write results and page."""
-    path, rows = work / "memory.json", []
-    record = json.loads(path.read_text("utf-8")) if path.exists() else {}
-
-    def known(
-        measure: Callable[..., dict[str, int]], *given: object, **options: object
-    ) -> dict[str, int]:
-        key = " ".join(map(str, (measure.__name__, *given, *options.values())))
-        if key not in record:
-            record[key] = measure(*given, **options)
-            write_atomic(path, json.dumps(record, indent=1).encode())
-        return record[key]
-
-    for name, card in product(SIZES, CARDS):
-        rows.append(row_of(name, card, known))
-        progress("memory", len(rows), len(SIZES) * len(CARDS), f"{name}, {card} GB")
-    today = {}  # one sample at once, all on the device: what ``find`` does with micro_batch=1
+    """Measure all models on all cards, and write results and page."""
+    rows = []
     for name in SIZES:
-        rest, step = known(at_rest, name), known(searching, name, 1, checkpointing=False)
-        today[name] = (rest["weights"] + STATE * rest["searched"] + step["peak"]) / 1e9
-    write_results(docs, "memory", {"rows": rows, "today": today, "measured": record})
+        for row in rows_of(name, Settings()):
+            rows.append(row)
+            progress("memory", len(rows), len(SIZES) * len(CARDS), row["key"])
+    write_results(docs, "memory", {"rows": rows})
     return write_page(docs)

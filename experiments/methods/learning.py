@@ -20,13 +20,14 @@ from cones.models import Condition, UNetModel
 from cones.models.protocol import Latents, Times
 from cones.models.words import Rows, spoken
 from cones.search.loss import Examples, Gradient, ImplantingLoss, examples
-from cones.search.resume import Keeper, Progress, Slots
+from cones.search.resume import Keeper, Progress
 from experiments.lab import Lab
 from experiments.methods.fits import Task
 
 PURPOSE = "search-refine 1.32%"  # the draws of a search with default settings
 DECAY, CLIP = 1e-2, 1.0  # of AdamW, and the largest norm of a gradient: those of the originals
 LONGEST = 20_000  # steps
+MOMENTS = {"first": "exp_avg", "second": "exp_avg_sq"}  # in saved states, and as AdamW says
 Words = Mapping[str, Mapping[str, Rows]]
 
 
@@ -122,13 +123,13 @@ def train(
     keeper = Keeper(state, progress)
     if _taken(state / f"{stage}.safetensors") > steps:  # of a longer run: begin anew
         keeper = Keeper(None, progress)
-    values = {name: leaf.detach() for name, leaf in leaves.items()}
-    moments = [{n: torch.zeros_like(v) for n, v in values.items()} for _ in range(2)]
-    slots = {"value": values, "first": moments[0], "second": moments[1]}
-    slots["loss"] = {"all": torch.zeros(LONGEST)}
+    kept = {"loss/all": torch.zeros(LONGEST)}
+    for name, leaf in leaves.items():
+        kept[f"value/{name}"] = leaf.detach()
+        kept |= {f"{moment}/{name}": torch.zeros_like(leaf.detach()) for moment in MOMENTS}
     optimiser = torch.optim.AdamW(leaves.values(), lr=rate, weight_decay=DECAY)
 
-    def measure(slots: Slots, step: int) -> Gradient:
+    def measure(step: int) -> Gradient:
         with torch.enable_grad():
             subject, prior = loss_of(step)
             found = torch.autograd.grad(subject + prior, list(leaves.values()))  # Eq. 4, lambda 1
@@ -138,20 +139,20 @@ def train(
             raise SearchError(f"{told}; expected a finite one; lower the rate")
         return Gradient(*halves, dict(zip(leaves, found, strict=True)))
 
-    def absorb(slots: Slots, step: int, found: Gradient) -> None:
+    def absorb(step: int, found: Gradient) -> None:
         for name, leaf in leaves.items():
             leaf.grad = found.of[name].contiguous()
-            kept = {"exp_avg": slots["first"][name], "exp_avg_sq": slots["second"][name]}
-            optimiser.state[leaf] = {"step": torch.tensor(float(step)), **kept}
+            moments = {own: kept[f"{moment}/{name}"] for moment, own in MOMENTS.items()}
+            optimiser.state[leaf] = {"step": torch.tensor(float(step)), **moments}
         torch.nn.utils.clip_grad_norm_(leaves.values(), CLIP)
         optimiser.step()
         optimiser.zero_grad()
-        slots["loss"]["all"][step] = found.subject + found.prior
+        kept["loss/all"][step] = found.subject + found.prior
 
-    keeper.run(stage, steps, start=lambda: slots, measure=measure, absorb=absorb)
+    keeper.run(stage, steps, state=kept, measure=measure, absorb=absorb)
     if not going_on:
         keeper.forget()
-    return tuple(slots["loss"]["all"][:steps].tolist())
+    return tuple(kept["loss/all"][:steps].tolist())
 
 
 @contextmanager

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from cones import Subject, find
-from cones.models import model_for
+from cones.models import Model
 from cones.search.settings import Settings
 from experiments import memory
 from experiments.checkpoints import QUICK
@@ -47,42 +48,77 @@ def test_recomputation_takes_fewer_bytes_and_more_operations() -> None:
     assert found[True].peak < found[False].peak
 
 
-def test_operations_are_those_of_pytorch() -> None:
-    model = model_for(small())
-    with memory.Live() as live:
-        memory.one_gradient(model, 2)
-    mapping = {f: partial(each) for f, each in memory.FORMULAS.items() if "flash" in str(f)}
-    for each in mapping.values():
-        vars(each)["_get_raw"] = True  # they are as PyTorch keeps its own
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        memory.one_gradient(model, 2)
+def step(model: Model, count: int) -> None:
+    memory.one_step(model, Settings(micro_batch=count), model.weights())
+
+
+def test_operations_are_those_of_pytorch(tiny: None) -> None:
+    with memory.full_size("sd15") as model:
+        with memory.Live() as live:
+            step(model, 2)
+        mapping = {f: partial(each) for f, each in memory.FORMULAS.items() if "flash" in str(f)}
+        for each in mapping.values():
+            vars(each)["_get_raw"] = True  # they are as PyTorch keeps its own
+        with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+            step(model, 2)
     assert live.flop == counter.get_total_flops() > 0
 
 
-def test_passes_are_those_of_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passes_are_those_of_a_search() -> None:
     counted = [0, 0]
     pipeline = small()
 
-    def count(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
-        counted[0 if torch.is_grad_enabled() else 1] += len(inputs[0])
+    def count(_: object, inputs: tuple[Tensor, ...], options: dict[str, Tensor]) -> None:
+        given = options["sample"] if "sample" in options else inputs[0]
+        counted[0 if torch.is_grad_enabled() else 1] += len(given)
 
-    pipeline.unet.register_forward_pre_hook(count)
-    find(pipeline, Subject(torch.rand(4, 3, 64, 64), "cat"), **QUICK)
-    expected = memory.passes(Settings(**QUICK))
-    assert tuple(counted) == (expected[0], expected[1] - 4 * (len(memory.RARE_WORDS) - 1))
+    pipeline.unet.register_forward_pre_hook(count, with_kwargs=True)
+    estimates = []
+    find(
+        pipeline,
+        Subject(torch.rand(4, 3, 64, 64), "cat"),
+        progress=lambda stage, *told: estimates.append(told) if stage == "estimate" else None,
+        **QUICK,
+    )
+    deep, shallow = memory.memory.passes(Settings(**QUICK))
+    assert counted[0] == deep + 1  # one tells what a gradient takes
+    assert shallow <= counted[1] <= shallow + 64  # V* is chosen
+    assert len(estimates) == 1
+    assert "PFLOP" in estimates[0][-1]
 
 
-def test_the_library_chooses_for_a_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "SIZES", {"sd15": {"sample_size": 16, **WIDTHS}})
-    monkeypatch.setattr(memory, "CARDS", (1, 0))
-    for _ in range(2):  # the second time all is known
-        memory.run(tmp_path, tmp_path / "docs", lambda *at: None)
-        monkeypatch.setattr(memory, "one_gradient", None)
+    monkeypatch.setattr(memory, "ENCODERS", {"sd15": 0})
+
+
+def test_scores_lie_where_the_library_puts_them(tiny: None) -> None:
+    lies = {}
+    with memory.full_size("sd15") as model:
+        card = {n: w.device.type for n, w in model.weights().items()}
+        for place in ("cpu", "meta"):  # the card, and the computer
+            at_home = {n: w.to(place) for n, w in model.weights().items()}
+            with memory.Live(model.module.parameters()) as live:
+                lies[place] = memory.one_step(model, Settings(micro_batch=1), at_home).device.type
+                lies[f"{place} now"] = live.now
+        assert {n: w.device.type for n, w in model.weights().items()} == card
+    assert (lies["cpu"], lies["meta"]) == ("cpu", "meta")
+    assert lies["cpu now"] > lies["meta now"]
+
+
+def test_the_library_chooses_for_a_card(
+    tiny: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(memory, "CARDS", (1, 0.02, 0))
+    memory.run(tmp_path, tmp_path / "docs", lambda *at: None)
     text = (tmp_path / "docs" / "results" / "memory.json").read_text("utf-8")
-    large, small = json.loads(text)["rows"]
-    assert large["fits"]
-    assert not small["fits"]
-    assert (large["settings"]["checkpointing"], small["settings"]["checkpointing"]) == (0, 1)
-    assert small["settings"]["micro_batch"] == 1
-    assert small["pflop"] >= large["pflop"]
-    assert small["gb"] <= large["gb"]
+    large, middle, none = json.loads(text)["rows"]
+    assert (large["fits"], none["fits"]) == (True, False)
+    assert large["way"].startswith("8 samples at once, 0 of ")
+    assert none["way"].startswith("1 samples at once, ")
+    assert none["way"].endswith("scores in the computer's memory")
+    assert none["pflop"] >= middle["pflop"] >= large["pflop"]
+    assert none["gb"] <= middle["gb"] <= large["gb"]
+    page = (tmp_path / "docs" / "checkpoints.md").read_text("utf-8")
+    assert "| sd15 | 128 | 1 GB |" in page

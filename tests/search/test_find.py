@@ -285,7 +285,7 @@ def test_a_model_in_float16_is_refused() -> None:
 
 def test_a_search_fits_into_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = find(tiny_pipeline(), subject(), micro_batch=1, **QUICK)
-    monkeypatch.setitem(FREE, "cpu", lambda _: 0)
+    monkeypatch.setitem(FREE, "cpu", lambda _: (0, 0))
     watch = Stop("", 0)
     fitted = find(tiny_pipeline(), subject(), progress=watch, **QUICK)
     assert ("memory", 1, 1) in watch.told

@@ -27,7 +27,7 @@ def refine(
 ) -> tuple[Mask, Tensor, float]:
     """Refine with these settings."""
     given = {"density": density, "prior_weight": prior_weight, "within": within}
-    return refined(losses, weights, ranking, Settings(**settings), **given)
+    return refined(losses, weights, ranking.clone(), Settings(**settings), **given)
 
 
 class Planted(Quadratic):

@@ -1,7 +1,9 @@
 """A search that is stopped anywhere goes on to the same bits; one folder has one owner."""
 
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,23 +87,27 @@ def test_a_listener_that_stops_the_search_loses_no_step(tmp_path: Path) -> None:
 
 
 def test_half_a_step_is_never_saved(tmp_path: Path) -> None:
-    def absorb(slots: dict, step: int, found: float) -> None:
-        slots["a"]["x"] += found
+    def absorb(step: int, found: float) -> None:
+        state["x"] += found
         if step == 2:
             raise KeyboardInterrupt
 
-    options = {
-        "start": lambda: {"a": {"x": torch.zeros(1)}},
-        "measure": lambda slots, step: 1.0 + step,
-    }
-    keeper = Keeper(tmp_path)
+    state, keeper = {"x": torch.zeros(1)}, Keeper(tmp_path)
+    options = {"state": state, "measure": lambda step: 1.0 + step}
     with pytest.raises(KeyboardInterrupt):
         keeper.run("s", 5, absorb=absorb, **options)
     assert list(tmp_path.iterdir()) == []
-    done = keeper.run(
-        "s", 5, absorb=lambda slots, _, found: slots["a"]["x"].add_(found), **options
-    )
-    assert done["a"]["x"].item() == 15
+    state["x"].zero_()
+    keeper.run("s", 5, absorb=lambda _, found: state["x"].add_(found), **options)
+    assert state["x"].item() == 15
+
+
+def test_every_step_says_its_rate() -> None:
+    notes = []
+    keeper = Keeper(None, lambda *told: notes.append(told[-1]))
+    keeper.run("s", 2, state={}, measure=lambda _: time.sleep(0.02), absorb=lambda *_: None)
+    assert all(re.fullmatch(r"None, 0\.0[2-9]\d* s a step", note) for note in notes)
+    assert len(notes) == 2
 
 
 def test_the_state_is_saved_while_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

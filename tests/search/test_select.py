@@ -6,6 +6,7 @@ from torch import Tensor
 
 from cones.errors import MaskError
 from cones.mask import Mask
+from cones.search import select
 from cones.search.loss import flat, split
 from cones.search.select import eligible, highest, nested, top
 from toy_model import drawn
@@ -44,6 +45,21 @@ def test_the_highest_are_those_of_a_full_sort(count: int, ties: bool) -> None:
     for seed in range(5):
         score = scores(seed, ties=ties)
         assert held(best(score, count)) == brute(score, count)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_among_many_the_highest_are_the_same(
+    seed: int, ties: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "SAMPLE", 400)
+    score = drawn(seed, 9000) * (1 if seed else torch.linspace(0, 1, 9000))
+    score = (score * 4).round() if ties else score
+    score[:: seed + 2] = -torch.inf
+    ranked = score.sort(descending=True).values
+    for count in (1, 2, 119, 2500, 4499):
+        assert float(highest(score, count).sum()) == count
+        assert float(score[highest(score, count)].min()) == float(ranked[count - 1])
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -28,7 +28,7 @@ from cones.models.unet import computing, precision_of
 from cones.models.words import spoken, vectors
 from cones.search.certify import FAILED, GAINED, UNAVAILABLE, Evidence, certify, choose
 from cones.search.loss import Examples, ImplantingLoss, examples
-from cones.search.memory import fitted
+from cones.search.memory import CONTROLS, fitted, measured
 from cones.search.prior import pictures, prior_prompts, unseen_prompts
 from cones.search.resume import Keeper, Progress, owned, silent
 from cones.search.rules import Found, candidates
@@ -40,7 +40,6 @@ from cones.subject import Source, Subject, read_pixels, with_article
 
 LEVELS = (0.25, 0.5)  # sparser levels kept with a concept, as shares of its neurons
 KEEP_FROM = 4  # photos, of which the last is then kept out
-CONTROLS = 8  # pictures behind each control of a certificate
 ROOM = 0.9  # of a union, at most: otherwise there would be nothing to choose
 Case: TypeAlias = tuple[ImplantingLoss, Evidence]
 
@@ -140,7 +139,9 @@ class _Search:
                 "found a model in float16, where most gradients of a search become 0; expected "
                 "bfloat16 or float32; load it with dtype='bfloat16'"
             )
-        base = Fingerprint.of(model.weights(), model.name)
+        base, cost = Fingerprint.of(model.weights(), model.name), measured(model, subjects[0].noun)
+        about = len(subjects) * cost.of(given) / 1e15
+        self.progress("estimate", 1, 1, f"about {about:.2g} PFLOP in all")
         drawn = [self._drawn(base, *each) for each in zip(subjects, others, strict=True)]
         words = [self._word(subject) for subject in subjects]
         with spoken(model.pipeline, {word.identifier: word.embeddings for word in words}):
@@ -152,12 +153,12 @@ class _Search:
         with (
             model.without_encoders(),
             self._keeper([base.weights, record], cases) as keeper,
-            fitted(model, given, cases[0][0].subject, self.progress) as settings,
+            fitted(model, given, cost, self.progress) as (settings, weights),
         ):
             losses = [replace(loss, micro_batch=settings.micro_batch) for loss, _ in cases]
             limits = {"within": within, "keeper": keeper}
             with computing(model, str(record["precision"])):
-                found = candidates(losses, model.weights(given.scope), settings, **limits)
+                found = candidates(losses, weights, settings, **limits)
             levels, certificate = self._certified(found, settings, shown)
             keeper.forget()
         certificate["seconds"] = round(time.monotonic() - started, 1)

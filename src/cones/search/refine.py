@@ -39,8 +39,9 @@ def refine(
 ) -> tuple[Mask, Float[Tensor, " n"], float]:
     """Exchange neurons at fixed density by straight-through gradients under Adam.
 
-    Starts from the best of ``ranking``. With a drift in the settings, lambda starts at
-    ``prior_weight`` and is steered so that the prior's half of the loss ends there.
+    Starts from the best of ``ranking``, which is made into the scores, in place. With a drift in
+    the settings, lambda starts at ``prior_weight`` and is steered so that the prior's half of the
+    loss ends there.
 
     Returns:
         The mask, the scores that rank its neurons, and the last lambda.
@@ -88,7 +89,7 @@ def _answer(state: dict[str, Tensor], drift: float, aim: float, *, growing: bool
 def _latent(
     score: Float[Tensor, " n"], allowed: Bool[Tensor, " n"], count: int
 ) -> Float[Tensor, " n"]:
-    """Put the border of the best ``count`` at 0, and a typical weight at -1."""
-    above = score - score[highest(score, count, allowed)].min()
+    """Put the border of the best ``count`` at 0, and a typical weight at -1, in place."""
+    above = score.sub_(score[highest(score, count, allowed)].min())
     scale = above[allowed].abs().mean().clamp(min=1e-30)
-    return above.div_(scale).clamp_(-SPAN, SPAN).masked_fill(~allowed, -torch.inf)
+    return above.div_(scale).clamp_(-SPAN, SPAN).masked_fill_(~allowed, -torch.inf)

@@ -23,7 +23,7 @@ from cones.errors import SearchError
 from cones.files import replace_when_done, write_atomic
 from cones.models.protocol import Progress
 
-Slots: TypeAlias = dict[str, dict[str, Tensor]]  # accumulators by role, then by weight
+State: TypeAlias = dict[str, Tensor]
 Found = TypeVar("Found")
 SAVE_SECONDS = 60.0
 
@@ -45,62 +45,61 @@ class Keeper:
         stage: str,
         steps: int,
         *,
-        start: Callable[[], Slots],
-        measure: Callable[[Slots, int], Found],
-        absorb: Callable[[Slots, int, Found], object],
-    ) -> Slots:
-        """Take what is left of ``steps`` steps, and give the accumulators.
+        state: State,
+        measure: Callable[[int], Found],
+        absorb: Callable[[int, Found], object],
+    ) -> None:
+        """Take what is left of ``steps`` steps, which change the tensors of ``state`` in place.
 
         Saves once a minute, at the end, and when anything stops it between two steps.
 
         Raises:
             SearchError: The saved state cannot be read, or the state cannot be saved.
         """
-        slots = start()
-        kept = {f"{slot}/{n}": t for slot, named in slots.items() for n, t in named.items()}
-        step = begun = self._load(stage, kept)
+        step = begun = self._load(stage, state)
         saved, whole = time.monotonic(), True
         try:
             while step < steps:
-                found = measure(slots, step)
+                started, found = time.monotonic(), measure(step)
                 whole = False
-                absorb(slots, step, found)
+                absorb(step, found)
                 step, whole = step + 1, True
                 if time.monotonic() - saved > SAVE_SECONDS:
-                    self._save(stage, kept, step)
+                    self._save(stage, state, step)
                     saved = time.monotonic()
-                self.progress(stage, step, steps, str(found))
+                note = f"{found}, {time.monotonic() - started:.2g} s a step"
+                del found  # a gradient is large
+                self.progress(stage, step, steps, note)
         finally:
             if whole and step > begun:
-                self._save(stage, kept, step)
-        return slots
+                self._save(stage, state, step)
 
     def forget(self) -> None:
         """Delete what was saved: the search is over."""
         for path in self.folder.glob("*.safetensors") if self.folder and self.saves else ():
             path.unlink(missing_ok=True)
 
-    def _save(self, stage: str, kept: dict[str, Tensor], step: int) -> None:
+    def _save(self, stage: str, state: State, step: int) -> None:
         if self.folder is None or not self.saves:
             return
         path = self.folder / f"{stage}.safetensors"
         try:
             with replace_when_done(path) as partial:
-                save_file({n: t.cpu() for n, t in kept.items()}, partial, {"step": str(step)})
+                save_file({n: t.cpu() for n, t in state.items()}, partial, {"step": str(step)})
         except (OSError, SafetensorError) as error:
             raise SearchError(
                 f"cannot save the search to {path} ({error}); expected a folder of yours with "
                 "space left; free some and run the same again: what was saved before is kept"
             ) from error
 
-    def _load(self, stage: str, kept: dict[str, Tensor]) -> int:
+    def _load(self, stage: str, state: State) -> int:
         """Fill tensors with what was saved, and give its step; 0 if nothing was."""
         path = None if self.folder is None else self.folder / f"{stage}.safetensors"
         if path is None or not path.exists():
             return 0
         try:
             with safe_open(path, "pt") as file:
-                for name, tensor in kept.items():
+                for name, tensor in state.items():
                     tensor.copy_(file.get_tensor(name))
                 return int((file.metadata() or {})["step"])
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:

@@ -51,7 +51,8 @@ def candidates(
     for density in DENSITIES if settings.density is None else (settings.density,):
         if refining:
             own = drawn(purpose=f"search-refine {density:.2%}")
-            mask, score, lam = exchange(own, ranking=score, density=density, prior_weight=lam)
+            ranking = score.clone() if found else score  # what was found keeps its scores
+            mask, score, lam = exchange(own, ranking=ranking, density=density, prior_weight=lam)
         else:
             mask = top(score, weights, density=density, guard=settings.guard, within=within)
         found.append((mask, score, lam))

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cones.search.loss import Gradient, Losses, Weights, differentiate, flat, split, wide
-from cones.search.resume import ALONE, Keeper, Slots
+from cones.search.resume import ALONE, Keeper
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's
 
@@ -37,18 +37,18 @@ def score_sampled(
     """
     theta = flat(weights)
     now, total = wide(theta.clone()), torch.zeros_like(wide(theta))
-    start = {"theta": now, "total": total}
 
-    def measure(_: Slots, step: int) -> Gradient:
+    def measure(step: int) -> Gradient:
         point = split(now.to(theta.dtype), weights)
         return differentiate(losses(step), point, prior_weight=prior_weight, step=step)
 
-    def absorb(_: Slots, __: int, found: Gradient) -> None:
+    def absorb(_: int, found: Gradient) -> None:
         product = now * flat(found.of)
         total.add_(product)  # Eq. 9
         now.addcmul_(product, now, value=-rate)  # Eqs. 10 and 11
 
-    keeper.run("score", steps, start=lambda: {"search": start}, measure=measure, absorb=absorb)
+    state = {"theta": now, "total": total}
+    keeper.run("score", steps, state=state, measure=measure, absorb=absorb)
     return total
 
 
@@ -71,8 +71,12 @@ def score_accelerated(
     # Steps from xi = 1 are below float32's resolution at the paper's rate: keep 1 - xi.
     start = {"score": torch.zeros_like(wide(theta))} | steering(prior_weight)
     options = {"stage": "score", "steps": steps, "rate": rate, "keeper": keeper}
-    state = ascend(losses, weights, start, lambda score, _: (1 - score) * theta, **options)
-    return state["score"] / rate  # Eq. A19
+
+    def gate(score: Float[Tensor, " n"], _: int) -> Float[Tensor, " n"]:
+        return ((1 - score) * theta).to(theta.dtype)
+
+    state = ascend(losses, weights, start, gate, **options)
+    return state["score"].div_(rate)  # Eq. A19
 
 
 def steering(prior_weight: float, drift: float = 0.0) -> dict[str, Tensor]:
@@ -98,22 +102,24 @@ def ascend(
     ``start`` holds the scores and the state of lambda, which ``steer`` may change after a step,
     by the drift that was seen there.
     """
-    theta, score = flat(weights), start["score"]
-    first, second = torch.zeros_like(score), torch.zeros_like(score)
-    now = start | {"first": first, "second": second}
+    score = start["score"]
+    now = start | {name: torch.zeros_like(score) for name in ("first", "second")}
+    slots = [weights, *(split(now[name], weights) for name in ("score", "first", "second"))]
 
-    def measure(_: Slots, step: int) -> Gradient:
-        point, lam = split(gate(score, step).to(theta.dtype), weights), float(now["lambda"])
+    def measure(step: int) -> Gradient:
+        point, lam = split(gate(score, step), weights), float(now["lambda"])
         return differentiate(losses(step), point, prior_weight=lam, step=step)
 
-    def absorb(_: Slots, step: int, found: Gradient) -> None:
-        ascent = theta * flat(found.of)  # Eqs. 8, A12 and A13: -dL/dshut
-        first.lerp_(ascent, 1 - BETAS[0])
-        second.mul_(BETAS[1]).addcmul_(ascent, ascent, value=1 - BETAS[1])
-        scale = second.div(1 - BETAS[1] ** (step + 1)).sqrt_().add_(EPSILON)
-        score.addcdiv_(first, scale, value=rate / (1 - BETAS[0] ** (step + 1)))
+    def absorb(step: int, found: Gradient) -> None:
+        for name, gradient in found.of.items():  # one after another: nothing large is copied
+            theta, value, first, second = (slot[name] for slot in slots)
+            ascent = theta * gradient  # Eqs. 8, A12 and A13: -dL/dshut
+            first.lerp_(ascent, 1 - BETAS[0])
+            second.mul_(BETAS[1]).addcmul_(ascent, ascent, value=1 - BETAS[1])
+            scale = second.div(1 - BETAS[1] ** (step + 1)).sqrt_().add_(EPSILON)
+            value.addcdiv_(first, scale, value=rate / (1 - BETAS[0] ** (step + 1)))
         if steer:
             steer(now, found.prior, step)
 
-    keeper.run(stage, steps, start=lambda: {"search": now}, measure=measure, absorb=absorb)
+    keeper.run(stage, steps, state=now, measure=measure, absorb=absorb)
     return now
