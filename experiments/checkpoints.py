@@ -120,8 +120,8 @@ def _drawn_again(pipeline: Pipeline, cat: Concept, folder: Path) -> Image.Image:
     if hasattr(pipeline, "unet"):
         export(pipeline, cat, folder / "difference.safetensors", to="comfyui")
     (path,) = export(pipeline, cat, folder / "exported")
-    dtype = model_for(pipeline).module.dtype
-    again = diffusers.DiffusionPipeline.from_pretrained(path, dtype=dtype)
+    again = diffusers.DiffusionPipeline.from_pretrained(path)
+    again.to(model_for(pipeline).module.dtype)  # when it is loading, T5 keeps parts in float32
     if "default_sample_size" in vars(pipeline):  # no file says it
         again.default_sample_size = pipeline.default_sample_size
     said, rows = "V*", cat.words[0].embeddings
