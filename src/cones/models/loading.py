@@ -69,8 +69,7 @@ def load_pipeline(
     name = str(model or builtin.folder())
     pipeline = _read(name, precision.removeprefix("torch."), variant, revision)
     _settle(pipeline, resolution)
-    if controlnet is not None:
-        pipeline = _controlled(pipeline, str(controlnet))
+    pipeline = _controlled(pipeline, controlnet)
     if offload is None:
         return pipeline.to(home)
     getattr(pipeline, f"enable_{offload}_cpu_offload")(device=home)
@@ -96,8 +95,10 @@ def _read(model: str, dtype: str, variant: str | None, revision: str | None) -> 
         ) from error
 
 
-def _controlled(pipeline: Pipeline, name: str) -> Pipeline:
-    """Add a ControlNet; say in one sentence why that cannot be done."""
+def _controlled(pipeline: Pipeline, name: str | Path | None) -> Pipeline:
+    """Add a ControlNet, if one is named; say in one sentence why that cannot be done."""
+    if name is None:
+        return pipeline
     path, unet = Path(name).expanduser(), getattr(pipeline, "unet", None)
     try:
         if path.is_file():
@@ -107,13 +108,14 @@ def _controlled(pipeline: Pipeline, name: str) -> Pipeline:
             net = ControlNetModel.from_pretrained(where, use_safetensors=True)
     except Exception as error:  # each transport has errors of its own
         raise ModelError(
-            f"found no readable ControlNet {name!r} ({_first_line(error)}); expected a folder, a "
-            ".safetensors file or a hub name; correct it, or connect"
+            f"found no readable ControlNet {str(name)!r} ({_first_line(error)}); expected a "
+            "folder, a .safetensors file or a hub name; correct it, or connect"
         ) from error
-    if unet is None or net.config.cross_attention_dim != unet.config.cross_attention_dim:
+    width = net.config["cross_attention_dim"]
+    if unet is None or width != unet.config.cross_attention_dim:
         raise ModelError(
-            f"found a ControlNet that reads texts of width {net.config.cross_attention_dim}; "
-            f"expected one for {type(pipeline).__name__}; load a ControlNet of the model's family"
+            f"found a ControlNet that reads texts of width {width}; expected one for "
+            f"{type(pipeline).__name__}; load a ControlNet of the model's family"
         )
     return AutoPipelineForText2Image.from_pipe(pipeline, controlnet=net.to(unet.dtype))
 

@@ -136,7 +136,8 @@ def defaults(model: Model) -> tuple[int, float]:
 
 def is_distilled(pipeline: Pipeline) -> bool:
     """Tell models of few steps (turbo, LCM, Lightning), which only their own sampler draws."""
-    config, network = pipeline.scheduler.config, model_for(pipeline).module.config
+    config = pipeline.scheduler.config
+    network: Part = model_for(pipeline).module.config
     trailing = config.get("timestep_spacing") == "trailing"
     return (
         type(pipeline.scheduler).__name__ in ("LCMScheduler", "TCDScheduler")
