@@ -217,6 +217,14 @@ def kill_commands(
     say(write_results(Path("docs"), "kill", kill.results(work / "kill")))
 
 
+@app.command("scale")
+def run_scale(work: Work = Path("work")) -> None:
+    """Search on Ray, where a worker is killed, and on two processes; write the results."""
+    from experiments import scale  # loads all that searches
+
+    say(write_results(Path("docs"), "scale", scale.results(work / "scale")))
+
+
 @app.command("checkpoints")
 def run_checkpoints(work: Work = Path("work"), docs: Path = Path("docs")) -> None:
     """Run everything on small models of every family; write docs/checkpoints.md."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cones.search import spread as shared
-from cones.search.spread import one_search, place, spread
+from cones.search.spread import one_search, place, spread, summed
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -97,7 +97,8 @@ class Group:
         if src == self.rank:
             self.said.append((src, data))
         else:
-            data.copy_(torch.cat([each.to(data).flatten() for each in self.heard[src]]))
+            told = [each.reshape(-1).view(torch.uint8) for each in self.heard[src]]
+            data.copy_(torch.cat(told))
 
 
 def test_a_process_computes_its_own_and_hears_the_others_in_order(
@@ -118,7 +119,28 @@ def test_a_process_computes_its_own_and_hears_the_others_in_order(
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
     ((source, data),) = group.said
     assert source == 1
-    assert data.tolist() == [7.0, 8.0, 9.0]
+    assert data[:8].clone().view(torch.float32).tolist() == [7.0, 8.0]
+    assert data[8:].clone().view(torch.bfloat16).tolist() == [9.0]
+
+
+def test_sums_are_those_of_one_process_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [1.0, 1e8, -1e8, 1.0, 3.0]  # in another order the sum is another
+    parts = [lambda x=x: (torch.tensor(x), torch.tensor(x).bfloat16()) for x in values]
+    (alone, half), total = summed(parts), torch.tensor(0.0)
+    for x in values:
+        total = total + x
+    assert torch.equal(alone, total)
+    assert half.dtype == torch.float32  # sums of half precision are wide
+    first = torch.tensor(1.0) + 1e8 - 1e8  # of a block of three
+    heard = first, torch.tensor(1.0).bfloat16().float()
+    monkeypatch.setattr(shared, "_SHARED", ContextVarOf(True))
+    monkeypatch.setattr(shared, "group", Group(1, {0: heard}))
+    never = [lambda: pytest.fail("not mine")] * 3
+    assert torch.equal(summed([*never, *parts[3:]])[0], alone)
+    last = Group(0, {1: (torch.tensor(7.0), torch.tensor(8.0))})
+    monkeypatch.setattr(shared, "group", last)
+    assert float(summed([*parts[:3], *never[:2]])[0]) == 7.0
+    assert float(last.said[0][1][:4].clone().view(torch.float32)) == float(first)
 
 
 class ContextVarOf:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from operator import itemgetter
 from typing import Literal, TypeAlias
 
 import torch
@@ -22,7 +23,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from cones.errors import SearchError, SubjectError
 from cones.models.protocol import Model
-from cones.search.spread import spread
+from cones.search.spread import summed
 
 Weights: TypeAlias = Mapping[str, Tensor]
 Against: TypeAlias = Literal["data", "untouched"]
@@ -175,9 +176,13 @@ class ImplantingLoss:
             halves += [draw(self.model, self.prior, self.prior_batch or self.batch, **options)]
 
         def loss(weights: Weights) -> Iterator[Part]:
+            found = list[tuple[float, Part]]()
             for measure, drawn in zip((self._subject, self._prior), halves, strict=False):
-                for part in drawn.parts(self.micro_batch):
-                    yield partial(measure, weights, part, len(drawn.timesteps))
+                parts = [*drawn.parts(self.micro_batch)]
+                of = partial(measure, weights, count=len(drawn.timesteps))
+                found += [((k + 0.5) / len(parts), partial(of, p)) for k, p in enumerate(parts)]
+            # The prior's cost more: they are dealt out evenly among processes.
+            yield from (part for _, part in sorted(found, key=itemgetter(0)))
 
         return loss
 
@@ -233,23 +238,19 @@ def differentiate(loss: Loss, point: Weights, *, prior_weight: float, step: int)
                     f"the loss of step {step} does not depend on {name!r}; expected every "
                     "searched weight to be used; undo fused projections, or narrow the scope"
                 )
-        return subject.detach(), prior.detach(), *found
+        return subject.detach().cpu().double(), prior.detach().cpu().double(), *found
 
     leaves = {name: w.detach().requires_grad_() for name, w in point.items()}
-    of: dict[str, Tensor] = {}
-    sums = torch.zeros(2, dtype=torch.float64)
     with torch.enable_grad():
-        for subject, prior, *found in spread(partial(slope, part) for part in loss(leaves)):
-            sums += torch.stack([subject, prior]).cpu()
-            for name, gradient in zip(leaves, found, strict=True):
-                of[name] = of[name] + wide(gradient) if name in of else wide(gradient)
-    total = sums.sum() + torch.stack([each.sum() for each in of.values()]).sum().cpu()
+        subject, prior, *found = summed(partial(slope, part) for part in loss(leaves))
+    of = dict(zip(leaves, found, strict=True))
+    total = subject + prior + torch.stack([each.sum() for each in of.values()]).sum().cpu()
     if not total.isfinite():  # a single inf or nan makes it inf or nan
         raise SearchError(
             f"the loss or its gradient at step {step} is not finite; expected finite numbers; "
             "lower the rate, or check the photos"
         )
-    return Gradient(float(sums[0]), float(sums[1]), of)
+    return Gradient(float(subject), float(prior), of)
 
 
 def flat(tensors: Mapping[str, Tensor]) -> Shaped[Tensor, " n"]:

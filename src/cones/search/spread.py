@@ -1,8 +1,8 @@
 """Share the parts of one search among the processes of ``accelerate launch``.
 
-Every process runs the same search. Of each round of parts it computes its own, and then all hear
-all of them, in the order in which one process would have computed them: what is added up is the
-same to the bit, as long as machine and parts are (``micro_batch`` cuts them).
+Every process runs the same search and computes some of its parts; then all hear all of them, or
+their sum in the order of one process: results are the same to the bit, as long as the machine and
+the parts are (``micro_batch`` cuts them, so a gradient of one part cannot be shared).
 """
 
 import os
@@ -54,16 +54,39 @@ def spread(parts: Iterable[Callable[[], Tensors]]) -> Iterator[Tensors]:
             yield _heard(found, source, source == own)
 
 
+def summed(parts: Iterable[Callable[[], Tensors]]) -> Tensors:
+    """Add up what parts give, in at least float32, one after another in their order.
+
+    Of several processes each computes a block of neighbours, and adds it to what it hears.
+    """
+    own, count = place()
+    if count == 1:
+        return reduce(_added, (part() for part in parts), ())
+    parts, total = [*parts], ()
+    block = -(-len(parts) // count)
+    found = [part() for part in parts[own * block : (own + 1) * block]]
+    for source in range(count):
+        if own == source:
+            total = reduce(_added, found, total)
+        total = _heard(total, source, source == own)
+    return total
+
+
+def _added(total: Tensors, found: Tensors) -> Tensors:
+    if total:
+        return tuple(a + b for a, b in zip(total, found, strict=True))
+    return tuple(each.to(torch.promote_types(each.dtype, torch.float32)) for each in found)
+
+
 def _heard(found: Tensors, source: int, mine: bool) -> Tensors:
-    """Tell all others of what was found here, or hear it."""
+    """Tell all others of what was found here, or hear it: kinds and shapes, then the bytes."""
     told = [[(each.shape, each.dtype) for each in found] if mine else []]
     group.broadcast_object_list(told, src=source)
-    widest = reduce(torch.promote_types, [dtype for _, dtype in told[0]])
     home = "cuda" if group.get_backend() == "nccl" else "cpu"
-    sizes = [shape.numel() for shape, _ in told[0]]
-    data = torch.empty(sum(sizes), dtype=widest, device=home)
+    sizes = [shape.numel() * dtype.itemsize for shape, dtype in told[0]]
+    data = torch.empty(sum(sizes), dtype=torch.uint8, device=home)
     if mine:
-        torch.cat([each.to(home, widest).flatten() for each in found], out=data)
+        torch.cat([each.to(home).reshape(-1).view(torch.uint8) for each in found], out=data)
     group.broadcast(data, src=source)
     cut = zip(data.split(sizes), told[0], strict=True)
-    return found if mine else tuple(part.view(shape).to(dtype) for part, (shape, dtype) in cut)
+    return found if mine else tuple(b.clone().view(kind).view(shape) for b, (shape, kind) in cut)

@@ -7,6 +7,7 @@ predictions most is a bad start: it says something else, loudly.
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from cones.models.protocol import Model
 from cones.models.unet import computing, precision_of
 from cones.models.words import candidates
 from cones.search.loss import Draw, Examples, draw, predicted
+from cones.search.spread import spread
 from cones.subject import with_article
 
 ROUNDS = ((None, 4), (32, 16))  # how many words are tried, on how many noised samples each
@@ -73,8 +75,8 @@ def _predictions(model: Model, drawn: Draw, prompts: Sequence[str]) -> Iterator[
     """Predict the same noised samples under every prompt, many samples at once."""
     count, at_once = len(drawn.timesteps), _AT_ONCE[model.size > _SMALL]
     several = max(1, at_once // count)
-    for start in range(0, len(prompts), several):
-        part = prompts[start : start + several]
+
+    def said(part: Sequence[str]) -> tuple[Tensor]:
         rows = torch.arange(count).repeat(len(part)).to(drawn.timesteps.device)
         fields = (
             drawn.noised[rows],
@@ -82,7 +84,10 @@ def _predictions(model: Model, drawn: Draw, prompts: Sequence[str]) -> Iterator[
             drawn.target[rows],
             drawn.weight[rows],
         )
-        said = model.condition(part)
-        whole = Draw(*fields, {n: each.repeat_interleave(count, 0) for n, each in said.items()})
-        pieces = [predicted(model, {}, piece) for piece in whole.parts(at_once)]
-        yield from torch.cat(pieces).split(count)
+        heard = model.condition(part).items()
+        whole = Draw(*fields, {n: each.repeat_interleave(count, 0) for n, each in heard})
+        return (torch.cat([predicted(model, {}, piece) for piece in whole.parts(at_once)]),)
+
+    cuts = [prompts[start : start + several] for start in range(0, len(prompts), several)]
+    for (found,) in spread(partial(said, part) for part in cuts):
+        yield from found.to(drawn.target.device).split(count)
