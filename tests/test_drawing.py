@@ -142,6 +142,14 @@ def test_requests_of_long_prompts_are_drawn_as_alone(pipeline: Pipeline) -> None
         assert far(picture, alone) <= 1
 
 
+def test_requests_of_xl_are_drawn_as_alone() -> None:
+    pipeline = tiny_pipeline(xl=True)
+    requests = requests_of(pipeline)[:2]
+    for picture, each in zip(generate(pipeline, requests, **FAST), requests, strict=True):
+        (alone,) = generate(pipeline, each.concepts, each.prompt, seeds=[each.seed], **FAST)
+        assert far(picture, alone) <= 1
+
+
 @pytest.mark.parametrize("guidance", [1.0, 7.5])
 def test_requests_go_with_and_without_guidance_and_over_a_photo(
     pipeline: Pipeline, guidance: float

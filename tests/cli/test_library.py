@@ -1,6 +1,8 @@
 """``cones library``: a folder of concept files."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,3 +40,14 @@ def test_library_shows_what_is_near_and_related(
     assert {Path(each["path"]).stem for each in shown} == {"jar", "both"}
     refused("library", tmp_path, "near", match="'near' without a file")
     refused("library", tmp_path / "none", match="is no folder")
+
+
+def test_a_library_that_has_not_changed_is_listed_without_torch(
+    run: Run, cat: Path, tmp_path: Path
+) -> None:
+    said = run("library", tmp_path).stdout
+    command = [sys.executable, "-X", "importtime", "-m", "cones", "library", str(tmp_path)]
+    where = {"PYTHONPATH": str(Path(cones.__file__).parents[1])}
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=where)
+    assert found.stdout == said
+    assert " torch\n" not in found.stderr
