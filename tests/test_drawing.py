@@ -93,15 +93,15 @@ def test_two_cats_of_one_name_are_not_drawn(pipeline: Pipeline) -> None:
 def requests_of(pipeline: Pipeline) -> list[Request]:
     """Ask for nine pictures, in two batches, of six sets of concepts; four call theirs V*."""
     cat, dog = tiny_concept(pipeline), tiny_concept(pipeline, noun="dog", seed=2)
-    jar, cup = (tiny_concept(pipeline, "V2*", noun, seed=3) for noun in ("jar", "cup"))
+    jar, cup = (tiny_concept(pipeline, "V*2", noun, seed=3) for noun in ("jar", "cup"))
     plain = tiny_concept(pipeline, "zorb", "cup", seed=4)
     return [
         Request("a V* cat in the snow", cat, seed=1),
         Request("a V* dog in the snow", dog, seed=1),
         Request("a V* cat", cat, [0.4], seed=2),
-        Request("a V* cat and a V2* jar", [cat, jar], seed=3),
-        Request("a V* cat and a V2* jar", [cat | jar], seed=3),
-        Request("a V* cat and a V2* cup", [cat, cup], [1, 0.3], seed=4),
+        Request("a V* cat and a V*2 jar", [cat, jar], seed=3),
+        Request("a V* cat and a V*2 jar", [cat | jar], seed=3),
+        Request("a V* cat and a V*2 cup", [cat, cup], [1, 0.3], seed=4),
         Request("a V* cat in the snow", seed=1),
         Request("a zorb zorbzorb", plain, seed=5),
         Request("a V* dog", dog, seed=6),
