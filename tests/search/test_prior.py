@@ -82,3 +82,17 @@ def test_interrupted_pictures_go_on(tmp_path: Path) -> None:
     found = pictures(painter, prompts, **options)
     assert len(painter.asked) == 12
     assert torch.equal(found, pictures(Painter(), prompts, seed=1, size=32))
+
+
+def test_what_is_missing_is_drawn_in_the_batches_of_an_unbroken_run(tmp_path: Path) -> None:
+    def crowded(prompts: list[str], seeds: list[int]) -> list[Image.Image]:
+        return [Image.new("RGB", (32, 32), (len(prompts), seed % 200, 0)) for seed in seeds]
+
+    options = {"seed": 1, "size": 32, "folder": tmp_path}
+    whole = pictures(crowded, ["a cat"] * 20, **options)
+    files = sorted(tmp_path.iterdir())
+    before = {path: path.read_bytes() for path in files}
+    for path in files[::3]:
+        path.unlink()
+    assert torch.equal(pictures(crowded, ["a cat"] * 20, **options), whole)
+    assert {path: path.read_bytes() for path in files} == before

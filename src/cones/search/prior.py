@@ -68,8 +68,8 @@ def pictures(
         seeds.append(seed_of(prompt, seed, count[prompt]))
     paths = [folder / f"{each:016x}.png" for each in seeds] if folder else []
     found: dict[int, Path | Image.Image] = {k: p for k, p in enumerate(paths) if p.exists()}
-    missing = [k for k in range(len(prompts)) if k not in found]
-    batches = [missing[start : start + _BATCH] for start in range(0, len(missing), _BATCH)]
+    cuts = [[*range(len(prompts))][k : k + _BATCH] for k in range(0, len(prompts), _BATCH)]
+    batches = [cut for cut in cuts if not {*cut} <= found.keys()]  # whole: bits vary by batch
 
     def draw(batch: list[int]) -> tuple[Tensor, ...]:
         drawn = sample([prompts[k] for k in batch], seeds=[seeds[k] for k in batch])
@@ -78,6 +78,8 @@ def pictures(
     drawn = spread(partial(draw, batch) for batch in batches)
     for batch, images in zip(batches, drawn, strict=True):
         for k, image in zip(batch, images, strict=True):
+            if k in found:
+                continue
             found[k] = whole = Image.fromarray(image.cpu().numpy())
             if folder is not None and place()[0] == 0:
                 with replace_when_done(paths[k]) as path:
