@@ -7,6 +7,7 @@ write files by the same paths as the process that sends them.
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
@@ -28,7 +29,7 @@ from cones.concept_file import loads
 from cones.errors import ConesError, FileError
 from cones.files import write_atomic
 from cones.models import Pipeline
-from cones.models.protocol import Progress
+from cones.models.protocol import Part, Progress
 from cones.search.resume import owned, silent
 from cones.search.settings import Settings
 from cones.search.spread import place, spread
@@ -108,7 +109,7 @@ def attempt(job: Job, progress: Progress = silent) -> Told:
 
 
 @cache
-def _pipeline(loading: tuple[tuple[str, object], ...]) -> Pipeline:
+def _pipeline(loading: tuple[tuple[str, Part], ...]) -> Pipeline:
     return cones.load_pipeline(**dict(loading))
 
 
@@ -146,12 +147,13 @@ def on_ray(address: str, workers: int | None = None) -> Iterator[tuple[Submit, i
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to its makers
     cores = max(workers or 1, os.cpu_count() or 1)
     alone = {"num_cpus": cores, "include_dashboard": False} if address == "local" else {}
-    ray.init(address, log_to_driver=False, logging_level="error", **alone)
+    ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **alone)
     try:
         cpus, gpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU"))
         at_once = workers or gpus or len(ray.nodes())
-        wants = {"num_cpus": 1 if gpus else max(1, cpus // at_once), "num_gpus": int(gpus > 0)}
-        remote = ray.remote(max_retries=0, max_calls=0, **wants)(attempt)  # 0: workers live on
+        share, one = 1 if gpus else max(1, cpus // at_once), int(gpus > 0)
+        wanting = ray.remote(num_cpus=share, num_gpus=one, max_retries=0, max_calls=0)
+        remote = wanting(attempt)  # no limit of calls: workers live on, and keep their model
         yield (lambda job: remote.remote(job).future()), at_once
     finally:
         ray.shutdown()
