@@ -39,7 +39,7 @@ class Effort:
         pictures: Pictures of each.
         inference_steps: Sampling steps of a picture.
         gradients: No method takes more than these; None leaves each its own budget.
-        prior: Prior pictures.
+        prior: Prior pictures of a rival; a search has a setting for its own.
         draws: Noised samples behind every loss and drift; a certificate takes twice as many.
     """
 

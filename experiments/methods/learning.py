@@ -1,7 +1,7 @@
 """The training that all rivals share: what they see, AdamW, and going on after an interruption.
 
-At every step a rival sees the photos, mirror images, prompt, timesteps and noise that a search of
-Cones sees when it refines with the same seed. The prior is the original's: pictures that the
+At every step a rival sees photos, mirror images, prompt, timesteps and noise drawn as a search of
+Cones draws them, but in batches of 8. The prior is the original's: pictures that the
 untouched model drew of the noun, with weight 1 (Eqs. 3 and 4). Rivals differ in what they train.
 """
 
@@ -24,7 +24,7 @@ from cones.search.resume import Keeper, Progress
 from experiments.lab import Lab
 from experiments.methods.fits import Task
 
-PURPOSE = "search-refine 1.32%"  # the draws of a search with default settings
+PURPOSE = "search-refine 1.32%"  # as a search says; its batches are smaller, so draws differ
 DECAY, CLIP = 1e-2, 1.0  # of AdamW, and the largest norm of a gradient: those of the originals
 LONGEST = 20_000  # steps
 MOMENTS = {"first": "exp_avg", "second": "exp_avg_sq"}  # in saved states, and as AdamW says

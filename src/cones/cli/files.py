@@ -85,7 +85,7 @@ def export(
     loading: options.Loading,
     saving: options.Saving,
 ) -> None:
-    """Write the concepts for programs without cones: the neurons zero, the new words added.
+    """Write the concepts for programs without cones: the neurons zero, the words in it or beside.
 
     **Example:**  cones export cat.safetensors cat-model/
     """

@@ -59,7 +59,7 @@ class Many:
     ray: Annotated[
         str | None, _Many(metavar="ADDRESS", help="Search on Ray: local, auto or an address.")
     ] = None
-    workers: Annotated[int | None, _Many(min=1, help="Searches at once [one a GPU].")] = None
+    workers: Annotated[int | None, _Many(min=1, help="At once [one a GPU or machine].")] = None
     retries: Annotated[int, _Many(min=0, help="More tries after a worker or disk failed.")] = 1
 
 

@@ -123,7 +123,7 @@ def attend(
     seed: options.Seed = 0,
     saving: options.Saving,
 ) -> None:
-    """Draw for every word where it looks, untouched and with the concept neurons shut (Fig. 2).
+    """Draw for every word where it looks, untouched and shut (Fig. 2); models with a U-Net only.
 
     **Example:**  cones attend -c cat.safetensors "a V* cat in the snow" --word cat -o cat.png
     """

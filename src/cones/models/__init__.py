@@ -1,7 +1,7 @@
 """The only modules that know a diffusion pipeline from the inside.
 
-A new family of models is one class that keeps the :class:`Model` protocol, in a file of its own,
-and one line in ``MODELS``.
+A new family of models is one class that keeps the :class:`Model` protocol, and one line in
+``MODELS``; those with a transformer share :mod:`.transformer`.
 """
 
 from cones.errors import ModelError
