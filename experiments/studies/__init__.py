@@ -5,6 +5,7 @@ from experiments.studies import (
     attention,
     certificate,
     frontier,
+    gallery,
     overlap,
     rates,
     sequential,
@@ -20,6 +21,7 @@ from experiments.study import Study
 
 _ALL = (
     certificate.STUDY,
+    gallery.STUDY,
     table1.STUDY,
     several.STUDY,
     frontier.STUDY,
