@@ -28,6 +28,7 @@ from cones.search import memory
 from cones.search.loss import Examples, ImplantingLoss, Weights, together
 from cones.search.score import score_accelerated
 from cones.search.settings import Settings
+from cones.search.start import ROUNDS
 from experiments.checkpoints import write_page
 from experiments.small import small
 from experiments.tables import write_results
@@ -35,6 +36,8 @@ from experiments.tables import write_results
 CARDS = (24, 16, 12, 8, 6)  # GB
 ENCODERS = {"sd15": 207e6, "sd21": 424e6, "sdxl": 901e6}  # parameters of text encoders and VAE
 SPEEDS = {"rtx3060": 0.4 * 25.5e12, "rtx4090": 0.4 * 165e12}  # operations a second: 40 % of peak
+START = sum(min(len(RARE_WORDS), most or 99) * count for most, count in ROUNDS)  # samples for V*
+START += 2 * ROUNDS[-1][1]  # what it gains
 VAE = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2}
 VAE |= {"down_block_types": ("DownEncoderBlock2D",) * 4}
 VAE |= {"up_block_types": ("UpDecoderBlock2D",) * 4}
@@ -151,8 +154,7 @@ def rows_of(name: str, settings: Settings) -> Iterator[dict[str, Any]]:
             step, (deep, shallow) = known[how], memory.passes(settings)
             offload = weights + beside > room
             peak = weights + (step.peak if offload else max(step.peak, beside))
-            shallow += 4 * (1 + len(RARE_WORDS))  # of V*'s candidates, each is asked 4 times
-            flop = deep * step.flop / chosen.micro_batch + shallow * drawing.flop / 2
+            flop = deep * step.flop / chosen.micro_batch + (shallow + START) * drawing.flop / 2
             row = {"key": f"{name}-{card}", "model": name, "card": card, "fits": peak <= room}
             row |= {"height": 8 * SIZES[name]["sample_size"], "gb": round(peak / 1e9, 2)}
             row |= {"way": how, "offload": offload, "pflop": round(flop / 1e15, 2)}

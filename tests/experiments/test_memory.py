@@ -82,7 +82,8 @@ def test_passes_are_those_of_a_search() -> None:
     )
     deep, shallow = memory.memory.passes(Settings(**QUICK))
     assert counted[0] == deep + 1  # one tells what a gradient takes
-    assert shallow <= counted[1] <= shallow + 64  # V* is chosen
+    # V* has one candidate here, and no look of a certificate has less than two draws.
+    assert counted[1] - shallow == pytest.approx(memory.START - 4 * 20 + 8, abs=2)
     assert len(estimates) == 1
     assert "PFLOP" in estimates[0][-1]
 
@@ -115,7 +116,7 @@ def test_the_library_chooses_for_a_card(
     text = (tmp_path / "docs" / "results" / "memory.json").read_text("utf-8")
     large, middle, none = json.loads(text)["rows"]
     assert (large["fits"], none["fits"]) == (True, False)
-    assert large["way"].startswith("8 samples at once, 0 of ")
+    assert large["way"].startswith(f"{Settings().batch} samples at once, 0 of ")
     assert none["way"].startswith("1 samples at once, ")
     assert none["way"].endswith("scores in the computer's memory")
     assert none["pflop"] >= middle["pflop"] >= large["pflop"]

@@ -15,7 +15,7 @@ from cones.models.protocol import Model
 from cones.search import find as room
 from cones.search.find import find, find_jointly
 from cones.search.loss import Examples
-from cones.search.memory import FREE
+from cones.search.memory import CONTROLS, FREE
 from cones.search.settings import Settings
 from cones.subject import Subject
 from fakes import tiny_pipeline, tiny_pixels
@@ -132,7 +132,7 @@ def test_the_last_of_four_photos_is_kept_out(monkeypatch: pytest.MonkeyPatch) ->
     seen, kept, others = [pixels for pixels, said in encoded if said == photos.prompt]
     assert torch.equal(seen, photos.pixels[:3])
     assert torch.equal(kept, photos.pixels[3:])
-    assert len(others) == 8
+    assert len(others) == CONTROLS
     encoded.clear()
     three = find(tiny_pipeline(), subject(3), **QUICK)
     assert len(encoded[0][0]) == 3
@@ -146,8 +146,8 @@ def test_prior_and_controls_are_drawn_once_and_apart(
     first = find(tiny_pipeline(), subject(), work=tmp_path, **QUICK)
     said = [prompt for prompt, _ in sampled]
     assert said[:3] == ["a cat", "a dog", "a cat in a street"]
-    assert said.count("a cat") == 1 + 8
-    assert len(set(sampled)) == len(sampled) == 3 + 8 + 8
+    assert said.count("a cat") == 1 + CONTROLS
+    assert len(set(sampled)) == len(sampled) == 3 + 2 * CONTROLS
     sampled.clear()
     again = find(tiny_pipeline(), subject(), work=tmp_path, **QUICK)
     assert sampled == []

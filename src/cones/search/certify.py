@@ -8,7 +8,7 @@ fifth one as unlikely as anybody else's. A mask without a lead is refused: ``"no
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from jaxtyping import Float
@@ -114,9 +114,12 @@ def certify(
         how = {"purpose": "report", "against": against, "draws": draws}
         return paired(model, settings, pairs, [changed], **how)[0]
 
+    @cache
+    def bare(what: str, draws: int) -> Tensor:
+        return error(evidence.noun if what == "others" else evidence.plain, {}, draws)
+
     def gain(what: str, changed: Weights, draws: int = settings.draws) -> Tensor:
-        plain = evidence.noun if what == "others" else evidence.plain
-        return error(plain, {}, draws) - error(getattr(evidence, what), changed, draws)
+        return bare(what, draws) - error(getattr(evidence, what), changed, draws)
 
     parts = {
         "subject": partial(gain, "subject", shut),

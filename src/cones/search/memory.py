@@ -24,7 +24,7 @@ from cones.models.protocol import Model, Part
 from cones.search.resume import Progress
 from cones.search.settings import DENSITIES, Settings
 
-CONTROLS = 8  # pictures behind each control of a certificate
+CONTROLS = 6  # pictures behind each control of a certificate, one of every unseen noun
 FREE = {"cuda": torch.cuda.mem_get_info}  # bytes that are free, and all, by kind of device
 HOME = torch.device("cpu")  # where scores and moments lie if the device has no room
 SPARE = 0.1  # of all: the work space of kernels
@@ -75,7 +75,7 @@ def passes(settings: Settings) -> tuple[int, int]:
     if settings.prior != "none":
         prior, drawn = settings.prior_batch, drawn + settings.prior_count
     told = prior * steps if settings.prior == "agreement" else 0
-    looks = 6 + (2 + 2 * masks) * (masks > 1)  # of a certificate, and of a choice among masks
+    looks = 5.75 + (2 + 2 * masks) * (masks > 1)  # of a certificate, and of a choice among masks
     drawn *= 2 * settings.prior_steps  # guidance asks twice
     return steps * (settings.batch + prior), round(told + looks * settings.draws + drawn)
 
