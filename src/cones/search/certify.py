@@ -103,10 +103,23 @@ def certify(
         ``verdict``: ``"gained"`` if the interval of ``lead``, the gain of ``subject`` less that
         of ``others``, lies above 0, and the subject itself loses less than a third of it, else
         ``"not gained"``; ``"unavailable"`` if it does but no photo was kept out. ``photos`` says
-        which were measured. The rest are :func:`t_interval`:
-        ``word`` is what the identifier gains with nothing shut, ``random`` with as many other
-        neurons of every layer shut. What the verdict does not read has a quarter of the draws.
+        which were measured. The rest are :func:`t_interval`: ``word`` is what the identifier
+        gains with nothing shut, ``random`` with as many other neurons of every layer shut. What
+        the verdict does not read has a quarter of the draws.
     """
+    measured = _measured(model, settings, mask, evidence, progress)
+    found = {name: t_interval(each) for name, each in measured.items()}
+    lost = -found["subject"]["mean"] / max(found["lead"]["mean"], 1e-12)
+    passed = found["lead"]["low"] > 0 and lost < LOST
+    verdict = (GAINED if evidence.kept else UNAVAILABLE) if passed else FAILED
+    photos = "kept out" if evidence.kept else "of the search"
+    return {"verdict": verdict, "photos": photos, **found}
+
+
+def _measured(
+    model: Model, settings: Settings, mask: Mask, evidence: Evidence, progress: Progress
+) -> dict[str, Tensor]:
+    """Give every figure of a certificate, draw by draw."""
     random = mask.random_like(torch.Generator().manual_seed(settings.seed))
     shut, few = shut_in(model.weights(), mask), max(2, settings.draws // FEW)
 
@@ -133,13 +146,7 @@ def certify(
     for name, measure in parts.items():
         measured[name] = measure()
         progress("certificate", len(measured), len(parts), name)
-    measured["lead"] = measured["subject"] - measured["others"]
-    found = {name: t_interval(each) for name, each in measured.items()}
-    lost = -found["subject"]["mean"] / max(found["lead"]["mean"], 1e-12)
-    passed = found["lead"]["low"] > 0 and lost < LOST
-    verdict = (GAINED if evidence.kept else UNAVAILABLE) if passed else FAILED
-    photos = "kept out" if evidence.kept else "of the search"
-    return {"verdict": verdict, "photos": photos, **found}
+    return measured | {"lead": measured["subject"] - measured["others"]}
 
 
 def choose(
