@@ -10,7 +10,7 @@ from experiments.studies.shared import searches, shut
 from experiments.study import Case, Options, Results, Row, Study
 from experiments.tables import interval, over_subjects
 
-PARTS = ("subject", "lead", "others", "word", "random", "drift_noun", "drift_unrelated")  # intervals
+PARTS = ("subject", "lead", "others", "word", "random", "drift_noun", "drift_unrelated")
 GAINS = ("gain_seen", "gain_new", "gain_others", "drift_noun", "drift_unrelated")
 
 
