@@ -112,7 +112,8 @@ def test_rivals_see_what_a_search_sees(lab: Lab, tmp_path: Path) -> None:
         pixels = cat.seen(lab.model.size)
         pairs = examples(lab.model, pixels, [cat.phrase] * len(pixels), flip=True)
     searched = ImplantingLoss(lab.model, pairs).at(5, purpose=PURPOSE, seed=3)
-    ((subject, _),) = searched(lab.model.weights())
+    (part,) = searched(lab.model.weights())
+    subject, _ = part()
     assert torch.allclose(lesson.at(5)[0], subject, rtol=1e-5)
 
 
