@@ -123,7 +123,7 @@ def measured(model: Model, prompt: str) -> Cost:
         stack.enter_context(register_module_forward_pre_hook(heard.enter))
         stack.enter_context(register_module_forward_hook(heard.leave))
         counter = stack.enter_context(FlopCounterMode(display=False))
-        stack.enter_context(saved_tensors_hooks(heard.offer, lambda _: None))
+        stack.enter_context(saved_tensors_hooks(heard.offer, lambda _: torch.empty(0)))
         device = model.predict(weights, *inputs).device
     saving = tuple(block for block in heard.blocks.values() if block.kept > block.given)
     kept = sum(block.kept for block in (heard.open[0][0], *heard.blocks.values()))
@@ -166,7 +166,7 @@ def fitted(
     if any(weight.device != cost.device for weight in weights.values()):  # offloaded
         free -= sum(parameter.nbytes for parameter in network.parameters())
         homes = (HOME,)
-    own, every = network.is_gradient_checkpointing, len(cost.blocks)
+    own, every = bool(network.is_gradient_checkpointing), len(cost.blocks)
     again, home, state, fit = every, HOME, 0, 0
     for again, home in product(range(own * every, every + 1), homes):
         state = sum(sizes) + max(sizes)  # the shut weights, and the gradient of one

@@ -94,7 +94,7 @@ def _ranked(score: np.ndarray, count: int) -> float:
         some = np.sort(score[::every])
         place, near = len(some) * (1 - count / len(score)), 5 * len(some) ** 0.5
         low, high = (some[int(np.clip(place + d, 0, len(some) - 1))] for d in (-near, near))
-        above = np.count_nonzero(score > high)
+        above = int(np.count_nonzero(score > high))
         inside = score[(score >= low) & (score <= high)]
         if above < count <= above + len(inside):
             score, count = inside, count - above
