@@ -134,3 +134,26 @@ def test_the_operations_are_counted(cost: Cost) -> None:
     ):
         assert memory.passes(few.changed(changes))[0] == other
     assert cost.device.type == "cpu"
+
+
+def test_on_the_device_a_search_holds_its_weights_three_times_and_its_scores(
+    model: Model, cost: Cost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = sum(weight.numel() for weight in model.weights().values())
+    least = count * (3 * 4 + memory.STATE) + memory.FLOWING * cost.kept(0)  # float32
+    for share, where in ((1.001, "cpu"), (0.999, "meta")):
+        found = chosen(model, cost, monkeypatch, int(share * least), micro_batch=1)
+        assert found[1:3] == (0, where)
+
+
+def test_weights_that_are_offloaded_are_searched_where_they_are(
+    model: Model, cost: Cost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = {name: weight.to("meta") for name, weight in model.weights().items()}
+    monkeypatch.setattr(model, "weights", lambda _="both": away)
+    assert chosen(model, cost, monkeypatch, PLENTY, batch=2)[1:3] == (0, "meta")
+
+
+def test_a_block_that_is_computed_again_needs_its_largest_layer_alone(cost: Cost) -> None:
+    assert all(block.largest <= block.kept for block in cost.blocks)
+    assert any(block.largest < block.kept for block in cost.blocks)  # of several layers
