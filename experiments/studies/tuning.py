@@ -1,7 +1,6 @@
 """Which settings are the defaults? A grid on the tuning subjects, which no other study reports.
 
-Prior weight and density are tried together; from the defaults, one at a time, the rest; and three
-cheaper ways as a whole.
+Prior weight and density are tried together; from the defaults, one at a time, the rest.
 Learnt with the first seed and judged on the draws for choices.
 """
 
@@ -21,19 +20,14 @@ GRID: dict[str, tuple[object, ...]] = {
 LINES: dict[str, tuple[object, ...]] = {
     "steps": (150, 300, 600),
     "rate": (0.01, 0.02, 0.04),
-    "score_steps": (20, 40, 80),
-    "batch": (4, 8, 16),
+    "score_steps": (10, 20, 40),
+    "batch": (2, 4, 8),
     "prior_batch": (1, 2, 8),
+    "prior_count": (12, 24, 48),
+    "prior_steps": (6, 12, 20),
     "weighting": ("uniform", "min-snr"),
 }
-# Ways to spend less arithmetic on fewer pictures of the prior and fewer samples a step.
-FEWER: dict[str, object] = {"prior_count": 24, "prior_steps": 12, "score_steps": 20}
-THRIFTY: tuple[dict[str, object], ...] = (
-    FEWER | {"batch": 4},
-    FEWER | {"batch": 6, "prior_batch": 1},
-    FEWER | {"batch": 8, "steps": 200},
-)
-BASE = {name: getattr(shared.DEFAULT, name) for name in (*GRID, *LINES, *FEWER)}
+BASE = {name: getattr(shared.DEFAULT, name) for name in (*GRID, *LINES)}
 
 
 def cases(options: Options) -> list[Case]:
@@ -42,12 +36,8 @@ def cases(options: Options) -> list[Case]:
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     if not options.quick:
         points += [{name: value} for name, values in LINES.items() for value in values]
-        points = [*THRIFTY, *points]
     once = {str(BASE | point): BASE | point for point in points}.values()
-    cheap = [BASE | each for each in THRIFTY]
-    near = sorted(
-        once, key=lambda each: sum(each[n] != BASE[n] for n in BASE) if each not in cheap else 0
-    )
+    near = sorted(once, key=lambda each: sum(each[name] != BASE[name] for name in BASE))
     return [{"subjects": [key], "seed": 0, **each} for each in near for key in options.tuning]
 
 
