@@ -115,9 +115,6 @@ def prepared(asked: Asked) -> tuple[Lab, Options]:
     torch.set_flush_denormal(True)  # numbers near 0 else slow some processors tenfold
     pipeline = load_pipeline(asked.model, dtype="float32", device=PartialState().device)
     examiner = load_examiner() if any(STUDIES[name].judged for name in asked.names) else None
-    if examiner:
-        seen = {key: examiner.read(each.photos()) for key, each in examples.items()}
-        examples = {k: replace(e, looks=looks(seen[k], e.noun)) for k, e in examples.items()}
     precision = asked.precision or PRECISIONS[torch.cpu._is_avx512_bf16_supported()]
     _listed(precision, PRECISIONS)
     lab = Lab(pipeline, asked.work, examples, effort, examiner, Progress(), precision)
@@ -134,6 +131,10 @@ def _listed(names: str, known: Iterable[str]) -> list[str]:
 
 def performed(asked: Asked, lab: Lab, options: Options, *, measure: bool = True) -> None:
     """Run studies and write their pages; each of several shards writes what there is then."""
+    if lab.examiner and measure:  # pages are made of records
+        seen = {key: lab.examiner.read(each.photos()) for key, each in lab.examples.items()}
+        known = {k: replace(e, looks=looks(seen[k], e.noun)) for k, e in lab.examples.items()}
+        lab = replace(lab, examples=known)
     for study in [STUDIES[name] for name in asked.names]:
         own = options_for(study, options)
         if measure:

@@ -30,14 +30,14 @@ def cases(options: Options) -> list[Case]:
 def measure(case: Case, lab: Lab) -> list[Row]:
     """Draw one picture a place, and let the examiner say which are a success."""
     (example,), files = lab.chosen(case["subjects"]), []
-    drawn, right = [Image.open(example.folder / "00.png").convert("RGB")], 0.0
+    drawn = [Image.open(example.folder / "00.png").convert("RGB")]
     for method, places in (("untouched", SHOWN[:1]), ("cones", SHOWN)):
         found = learn(lab, method, [example], seed=case["seed"])
         with found.applied(lab.pipeline):
             said = [prompt(found.phrases, place) for place in places]
             drawn += lab.draw(said, [FIRST_SEED["shown"]])
-        seen = zip(read(lab, drawn[-len(places) :]), places, strict=True)
-        right = sum(judged(each, [example], place)["success"] for each, place in seen)
+    seen = zip(read(lab, drawn[-len(SHOWN) :]), SHOWN, strict=True)
+    right = sum(judged(each, [example], place)["success"] for each, place in seen)
     for name, image in zip(COLUMNS, drawn, strict=True):
         files.append(f"shown/{example.key}-{name.replace(' ', '_')}.png")
         save_png(image, lab.work / files[-1], {"subject": example.key})
