@@ -50,6 +50,11 @@ class Job:
     loading: tuple[tuple[str, object], ...] = ()  # arguments of load_pipeline
     overwrite: bool = False
 
+    @property
+    def work(self) -> Path:
+        """Say where the search is kept until it is done."""
+        return self.out.with_name(f"{self.out.name}.part")
+
     @cached_property
     def key(self) -> str:
         """Digest all that the file depends on, the photos' bytes too."""
@@ -70,7 +75,7 @@ def search(job: Job, pipeline: Pipeline, progress: Progress = silent) -> Concept
     Raises:
         ConesError: The file exists, or another process searches for it, or as in ``cones.find``.
     """
-    leads, work = place()[0] == 0, job.out.with_name(f"{job.out.name}.part")
+    leads, work = place()[0] == 0, job.work
     kept = work / f"{job.key}.safetensors"  # so a run that is killed at the end is known as done
     with owned(work) if leads else nullcontext():
         ((done,),) = spread([lambda: (torch.tensor(kept.exists()),)])  # as the first one sees it

@@ -136,12 +136,12 @@ def find_one(job: "Job", loading: options.Loading, saving: options.Saving) -> No
     from cones.search.spread import one_search, place
 
     with one_search() as device:
-        work, leads = f"{job.out}.part", place()[0] == 0
+        leads = place()[0] == 0
         if leads:
             saving.require(job.out)
-            console.say(f"the search is kept in {work} until it is done")
+            console.say(f"the search is kept in {job.work} until it is done")
         pipeline = replace(loading, device=loading.device or device).pipeline()
-        with console.progress(f"the search so far is in {work}") as progress:
+        with console.progress(f"the search so far is in {job.work}") as progress:
             concept = search(job, pipeline, progress if leads else silent)
     if concept is not None:
         saving.tell(block(job.out, concept), describe(job.out, concept))

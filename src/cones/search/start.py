@@ -78,14 +78,9 @@ def _predictions(model: Model, drawn: Draw, prompts: Sequence[str]) -> Iterator[
 
     def said(part: Sequence[str]) -> tuple[Tensor]:
         rows = torch.arange(count).repeat(len(part)).to(drawn.timesteps.device)
-        fields = (
-            drawn.noised[rows],
-            drawn.timesteps[rows],
-            drawn.target[rows],
-            drawn.weight[rows],
-        )
+        now = drawn.noised[rows], drawn.timesteps[rows], drawn.target[rows], drawn.weight[rows]
         heard = model.condition(part).items()
-        whole = Draw(*fields, {n: each.repeat_interleave(count, 0) for n, each in heard})
+        whole = Draw(*now, {n: each.repeat_interleave(count, 0) for n, each in heard})
         return (torch.cat([predicted(model, {}, piece) for piece in whole.parts(at_once)]),)
 
     cuts = [prompts[start : start + several] for start in range(0, len(prompts), several)]
