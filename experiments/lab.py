@@ -32,23 +32,14 @@ from experiments.subjects import Example
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is done for each case; part of what names its record.
+    """How much is done for each case; part of what names its record."""
 
-    Attributes:
-        prompts: Prompts, one a place, at most ten.
-        pictures: Pictures of each.
-        inference_steps: Sampling steps of a picture.
-        gradients: No method takes more than these; None leaves each its own budget.
-        prior: Prior pictures of a rival; a search has a setting for its own.
-        draws: Noised samples behind every loss and drift; a certificate takes twice as many.
-    """
-
-    prompts: int = 10
-    pictures: int = 8
+    prompts: int = 10  # one a place, at most ten
+    pictures: int = 8  # of each prompt
     inference_steps: int = 20
-    gradients: int | None = None
-    prior: int = 32
-    draws: int = 64
+    gradients: int | None = None  # no method takes more; None leaves each its own budget
+    prior: int = 32  # pictures, of a rival; a search has a setting for its own
+    draws: int = 64  # noised samples behind a loss or drift; a certificate takes twice as many
 
     def budget(self, wanted: int) -> int:
         """Give the number of gradients that a method may take of those it wants."""
@@ -63,25 +54,15 @@ APART = 10_000  # between the seeds of one prompt and the next
 
 @dataclass(frozen=True, eq=False)
 class Lab:
-    """A model, subjects and a work folder.
-
-    Attributes:
-        pipeline: Of the model; every method leaves it as it was, bit for bit.
-        work: Keeps records, fits and drawn pictures.
-        examples: The subjects, by key.
-        effort: How much is done.
-        examiner: Reads what a picture shows; None in studies that draw nothing.
-        progress: Told stage, steps done, steps in all and a note.
-        precision: In which networks compute: ``bfloat16`` keeps weights and sums in float32.
-    """
+    """A model, which every method leaves as it was, bit for bit; subjects and a work folder."""
 
     pipeline: Pipeline
-    work: Path
-    examples: Mapping[str, Example]
+    work: Path  # keeps records, fits and drawn pictures
+    examples: Mapping[str, Example]  # by key
     effort: Effort = field(default_factory=Effort)
-    examiner: Examiner | None = None
+    examiner: Examiner | None = None  # None in studies that draw nothing
     progress: Progress = silent
-    precision: str = PRECISIONS[0]
+    precision: str = PRECISIONS[0]  # of networks; bfloat16 keeps weights and sums in float32
 
     @cached_property
     def model(self) -> Model:
@@ -162,8 +143,4 @@ class Lab:
     @property
     def told(self) -> dict[str, object]:
         """Give what every record depends on."""
-        return {
-            "model": self.key,
-            "effort": asdict(self.effort),
-            "precision": self.precision,
-        }
+        return {"model": self.key, "effort": asdict(self.effort), "precision": self.precision}

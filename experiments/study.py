@@ -8,14 +8,14 @@ for nothing. A page is a function of the results file alone.
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pandas as pd
 
 from cones.files import write_atomic
-from experiments.lab import Effort, Lab
+from experiments.lab import Lab
 from experiments.methods.fits import digest
 from experiments.tables import page, plain, write_results
 
@@ -26,54 +26,31 @@ Results: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """What a study is run on.
+    """What a study is run on."""
 
-    Attributes:
-        subjects: Keys of the subjects that it measures.
-        tuning: Keys of the subjects that choices may be set by.
-        searches: Seeds of learning, from 0.
-        effort: How much is done for each case.
-        quick: The cases may be thinned out: it is only tried whether all works.
-        methods: Only cases of these are measured, in studies that compare methods; () is all.
-            A page shows what there is of all.
-    """
-
-    subjects: tuple[str, ...]
-    tuning: tuple[str, ...] = ()
-    searches: int = 2
-    effort: Effort = field(default_factory=Effort)
-    quick: bool = False
-    methods: tuple[str, ...] = ()
-
-    @property
-    def seeds(self) -> range:
-        """Give the seeds of learning."""
-        return range(self.searches)
+    subjects: tuple[str, ...]  # keys of those that it measures
+    tuning: tuple[str, ...] = ()  # keys of those that choices may be set by
+    searches: int = 2  # of every subject
+    quick: bool = False  # cases may be thinned out: it is only tried whether all works
+    methods: tuple[str, ...] = ()  # measured, where methods are compared; a page shows all
 
 
 @dataclass(frozen=True)
 class Study:
     """One question: which cases, what is measured of one, what is made of the rows.
 
-    Attributes:
-        name: Of the records, the results file and the page, whose template it also names.
-        title: What it asks, in a line.
-        cases: Lists what is to be measured.
-        measure: Gives the rows of one case; called only where there is no record.
-        results: Makes the results file of all rows. Columns are those of case and rows.
-        judged: Whether it needs the examiner.
-        least: Subjects that it needs; a quick run takes no more.
-        figure: Draws pictures of the rows into the folder of the page.
+    ``measure`` is called only where there is no record. The table for ``results`` and ``figure``
+    has the columns of cases and rows.
     """
 
-    name: str
+    name: str  # of the records, the results file, the page and its template
     title: str
     cases: Callable[[Options], list[Case]]
     measure: Callable[[Case, Lab], list[Row]]
     results: Callable[[pd.DataFrame, Options], Results]
-    judged: bool = True
-    least: int = 1
-    figure: Callable[[pd.DataFrame, Lab, Path], None] | None = None
+    judged: bool = True  # needs the examiner
+    least: int = 1  # subjects that it needs; a quick run takes no more
+    figure: Callable[[pd.DataFrame, Lab, Path], None] | None = None  # into the page's folder
 
 
 def options_for(study: Study, options: Options) -> Options:
@@ -105,14 +82,7 @@ def shared_out(cases: Sequence[Case], shard: tuple[int, int]) -> list[Case]:
 
 
 def run(study: Study, lab: Lab, options: Options, *, shard: tuple[int, int] = (0, 1)) -> None:
-    """Measure the cases that have no record yet.
-
-    Args:
-        study: Which one.
-        lab: Model and work folder.
-        options: On what.
-        shard: ``(i, n)`` is the i-th of n processes; see :func:`shared_out`.
-    """
+    """Measure the cases that have no record yet, as the i-th of n processes."""
     mine = shared_out(cases_of(study, options), shard)
     missing = [case for case in mine if not record_of(study, lab, case).exists()]
     started = time.monotonic()
@@ -123,7 +93,8 @@ def run(study: Study, lab: Lab, options: Options, *, shard: tuple[int, int] = (0
         found["seconds"] = round(time.monotonic() - begun, 1)
         write_atomic(record_of(study, lab, case), json.dumps(found, indent=1).encode())
         left = (time.monotonic() - started) / (done + 1) * (len(missing) - done - 1)
-        note = f"{found['seconds']:.0f} s, about {left / 60:.0f} min left: {_label(case)}"
+        label = " ".join("+".join(v) if isinstance(v, list) else str(v) for v in case.values())
+        note = f"{found['seconds']:.0f} s, about {left / 60:.0f} min left: {label}"
         lab.progress(study.name, len(mine) - len(missing) + done + 1, len(mine), note)
 
 
@@ -152,9 +123,9 @@ def publish(study: Study, lab: Lab, options: Options, docs: Path) -> Path:
         )
     cases = study.cases(options)
     done = sum(record_of(study, lab, case).exists() for case in cases)
-    head = {"name": study.name, "title": study.title, "model": lab.model.name, "weights": lab.key}
-    head |= {"precision": lab.precision, "searches": options.searches}
-    head |= {"effort": asdict(options.effort), "cases": {"done": done, "of": len(cases)}}
+    head = {"name": study.name, "title": study.title, "weights": lab.key}
+    head |= {**lab.told, "model": lab.model.name, "searches": options.searches}
+    head |= {"cases": {"done": done, "of": len(cases)}}
     judge = getattr(lab.examiner, "accuracy", {}) if study.judged else {}
     head["judge"] = {name: share for name, share in judge.items() if "direct" not in name}
     results = plain(head | study.results(table, options))
@@ -162,7 +133,7 @@ def publish(study: Study, lab: Lab, options: Options, docs: Path) -> Path:
     if study.figure is not None:
         study.figure(table, lab, docs)
     target = docs / f"{study.name}.md"
-    write_atomic(target, page(study.name, results).encode())
+    write_atomic(target, page(f"{study.name}.md", results=results).encode())
     return target
 
 
@@ -171,9 +142,3 @@ def record_of(study: Study, lab: Lab, case: Case) -> Path:
     photos = [lab.examples[key].digest for key in case.get("subjects", ())]
     key = {"study": study.name, "case": case, "photos": photos, **lab.told}
     return lab.work / "records" / study.name / f"{digest(key)}.json"
-
-
-def _label(case: Case) -> str:
-    """Name a case in a progress line."""
-    values: Sequence[Any] = list(case.values())
-    return " ".join("+".join(v) if isinstance(v, list) else str(v) for v in values)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -51,28 +50,19 @@ PATTERNS = {
 class Example:
     """One subject on disk.
 
-    Attributes:
-        key: The name of its folder.
-        folder: Holds photos, and more of them in ``kept`` (new views), ``other`` (other
-            individuals of its noun) and ``stranger`` (one more, for the control).
-        noun: Its category.
-        main: Its main colour.
-        second: Its second colour.
-        pattern: Of its surface.
-        tuning: Whether choices may be set by it.
-        identifier: The word that means it.
-        looks: Other main and second colours that the examiner reads on its photos.
+    Its folder holds photos, and more of them in ``kept`` (new views), ``other`` (other individuals
+    of its noun) and ``stranger`` (as many of one more, of other colours, for the control).
     """
 
-    key: str
+    key: str  # the name of its folder
     folder: Path
     noun: str
-    main: str
-    second: str
+    main: str  # colour
+    second: str  # colour
     pattern: str
-    tuning: bool
+    tuning: bool  # choices may be set by it
     identifier: str
-    looks: frozenset[tuple[str, str]] = frozenset()
+    looks: frozenset[tuple[str, str]] = frozenset()  # other colours that the examiner reads
 
     @property
     def phrase(self) -> str:
@@ -102,7 +92,7 @@ class Example:
     def subject(self, size: int, *, photos: int | None = None, masked: bool = False) -> Subject:
         """Read the photos that may be learnt from, the first ``photos`` of them if given."""
         pixels = read_pixels(self.folder, size=size)[:photos]
-        masks = _masks(self.folder / "masks", size)[:photos] if masked else None
+        masks = self.masks("", size)[:photos] if masked else None
         return Subject(pixels, self.noun, self.identifier, masks)
 
     def seen(self, size: int) -> Float[Tensor, "n 3 h w"]:
@@ -110,28 +100,18 @@ class Example:
         pixels = read_pixels(self.folder, size=size)
         return pixels[:-1] if len(pixels) >= KEEP_FROM else pixels
 
-    def kept(self, size: int) -> Float[Tensor, "n 3 h w"]:
-        """Read new views of it, which nothing learns from."""
-        return read_pixels(self.folder / "kept", size=size)
+    def part(self, name: str, size: int) -> Float[Tensor, "n 3 h w"]:
+        """Read the photos of a part of its folder, which no search of it learns from."""
+        return read_pixels(self.folder / name, size=size)
 
-    def others(self, size: int) -> Float[Tensor, "n 3 h w"]:
-        """Read photos of other individuals of its noun."""
-        return read_pixels(self.folder / "other", size=size)
+    def masks(self, part: str, size: int) -> Float[Tensor, "n 1 h w"]:
+        """Read where it is on the photos of a part."""
+        return read_pixels(self.folder / part / "masks", size=size)[:, :1].round()
 
     def photos(self) -> list[Image.Image]:
         """Read all its photos as pictures: those of the search and the new views."""
-        files = (
-            each for part in ("", "kept") for each in sorted((self.folder / part).glob("*.png"))
-        )
+        files = [*sorted(self.folder.glob("*.png")), *sorted(self.folder.glob("kept/*.png"))]
         return [Image.open(file).convert("RGB") for file in files]
-
-    def stranger(self, size: int) -> Float[Tensor, "n 3 h w"]:
-        """Read as many photos of one other individual of its noun, of other colours."""
-        return read_pixels(self.folder / "stranger", size=size)
-
-    def kept_masks(self, size: int) -> Float[Tensor, "n 1 h w"]:
-        """Read where it is on the new views."""
-        return _masks(self.folder / "kept" / "masks", size)
 
 
 def load_examples(root: Path = ROOT) -> dict[str, Example]:
@@ -168,11 +148,3 @@ def prompt(phrases: Sequence[str], place: str | None = None) -> str:
     """Ask for things in a place: ``a photo of a V* cat and a V2* jar in the snow``."""
     things = " and ".join([", ".join(phrases[:-1]), phrases[-1]] if phrases[1:] else phrases)
     return " ".join(["a photo of", things, *([PLACES[place]] if place else [])])
-
-
-def _masks(folder: Path, size: int) -> Float[Tensor, "n 1 h w"]:
-    found = []
-    for file in sorted(folder.glob("*.png")):
-        with Image.open(file) as image:
-            found.append(read_pixels([image.convert("RGB")], size=size)[:, :1])
-    return torch.cat(found).round()

@@ -5,7 +5,6 @@ Jinja2 Markdown templates in ``pages`` that see the results file and nothing els
 """
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -30,17 +29,14 @@ def interval(values: Iterable[float]) -> Interval:
 
 
 def over_subjects(
-    table: pd.DataFrame, by: str, columns: Sequence[str]
+    table: pd.DataFrame, by: str | list[str], columns: Sequence[str]
 ) -> dict[Any, dict[str, Interval]]:
     """Give every column's :func:`interval` over subjects, for each value of ``by``.
 
-    Args:
-        table: One row a measurement.
-        by: Column that says what is compared, such as ``method``; order of first appearance.
-        columns: To be averaged; missing ones are left out.
+    Values come in the order of their first appearance; columns that are missing are left out.
     """
     found = {}
-    for key, part in table.groupby(by, sort=False):
+    for key, part in table.groupby(by, sort=False, dropna=False):
         present = [name for name in columns if name in part and int(part[name].count())]
         means = pd.DataFrame(part.groupby("subjects")[present].mean()).to_dict("list")
         found[key] = {name: interval(means[name]) for name in present}
@@ -48,13 +44,14 @@ def over_subjects(
 
 
 def rows_of(
-    table: pd.DataFrame, by: str, columns: Sequence[str], *, first: str = "success"
+    table: pd.DataFrame, by: str | list[str], columns: Sequence[str], *, first: str = "success"
 ) -> list[dict[str, Any]]:
     """Give a row for each value of ``by``: all means, and ``interval`` and ``n`` of ``first``."""
     rows = []
     for key, columns_of in over_subjects(table, by, columns).items():
         lead = columns_of[first]
-        row = {by: key, "n": lead["n"], first: lead["mean"]}
+        row = {by: key} if isinstance(by, str) else dict(zip(by, key, strict=True))
+        row |= {"n": lead["n"], first: lead["mean"]}
         row["interval"] = [lead["low"], lead["high"]]
         rows.append(row | {name: found["mean"] for name, found in columns_of.items()})
     return rows
@@ -67,12 +64,8 @@ def intervals(table: pd.DataFrame, by: str, columns: Sequence[str]) -> list[dict
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value, and numpy's numbers
     """Give what JSON can hold: NaN becomes None, numpy's numbers Python's."""
-    if isinstance(value, Mapping):
-        return {str(name): plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and math.isnan(value) else value
+    text = json.dumps(value, default=np.generic.item)
+    return json.loads(text, parse_constant={"NaN": None}.__getitem__)
 
 
 def write_results(docs: Path, name: str, results: object) -> Path:
@@ -82,27 +75,23 @@ def write_results(docs: Path, name: str, results: object) -> Path:
     return path
 
 
-def page(name: str, results: Mapping[str, Any]) -> str:
-    """Write the page of a study from its results."""
+def page(name: str, **values: object) -> str:
+    """Fill the template of a page: ``x.md``, or ``x.html``."""
     environment = Environment(
         loader=FileSystemLoader(PAGES),
         undefined=StrictUndefined,
+        autoescape=name.endswith(".html"),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"pct": percent, "num": number, "ci": with_interval, "md": markdown}
-    return environment.get_template(f"{name}.md.j2").render(results=results)
+    environment.filters |= {"pct": percent, "ci": with_interval, "md": markdown}
+    return environment.get_template(f"{name}.j2").render(**values)
 
 
 def percent(value: float | None, digits: int = 0) -> str:
     """Write a share in percent."""
     return "" if value is None else f"{100 * value:.{digits}f} %"
-
-
-def number(value: float | None, digits: int = 4, sign: bool = False) -> str:
-    """Write a number."""
-    return "" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
 
 
 def with_interval(found: Mapping[str, Any], digits: int = 4, share: bool = False) -> str:
@@ -116,12 +105,9 @@ def with_interval(found: Mapping[str, Any], digits: int = 4, share: bool = False
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
-    """Write rows as a table.
+    """Write rows as a table; columns go from a row's name to its heading.
 
-    Args:
-        rows: Of a results file.
-        columns: From a row's name to its heading; ``name|pct`` writes a share in percent,
-            ``name|0`` a number with so many digits.
+    ``name|pct`` writes a share in percent, ``name|0`` a number with so many digits.
     """
     specs = [(*name.partition("|")[::2], heading) for name, heading in columns.items()]
     lines = [[heading for *_, heading in specs], ["---"] * len(specs)]

@@ -39,22 +39,7 @@ METHODS: dict[str, Callable[..., Method]] = {
 
 
 def learn(
-    lab: Lab,
-    name: str,
-    examples: Sequence[Example],
-    *,
-    seed: int = 0,
-    going_on: bool = False,
-    **settings: object,
+    lab: Lab, name: str, examples: Sequence[Example], *, seed: int = 0, **settings: object
 ) -> Fitted:
-    """Fit a method of METHODS, or read what it learnt before.
-
-    Args:
-        lab: Model, work folder and effort.
-        name: In METHODS.
-        examples: One subject or several.
-        seed: Of all draws.
-        going_on: Keep the state of a training, so that a larger budget goes on from there.
-        **settings: Fields of the method that differ from its defaults, such as ``budget``.
-    """
-    return fitted(lab, METHODS[name](**settings), examples, seed=seed, going_on=going_on)
+    """Fit a method of METHODS with some settings, such as ``budget``, or read what it learnt."""
+    return fitted(lab, METHODS[name](**settings), examples, seed=seed)

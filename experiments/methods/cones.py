@@ -26,21 +26,13 @@ CONTROLS = ("untouched", "random", "random-matched", "shuffled", "no-identifier"
 
 @dataclass(frozen=True)
 class Cones:
-    """Search every subject apart and join the neurons (Secs. 3.1 and 3.2).
-
-    Attributes:
-        budget: Gradients of scoring and refinement together.
-        settings: What differs from the defaults, or from the paper's.
-        paper: Start from the paper's settings.
-        photos: How many of the photos are used; None is all.
-        masked: Count the loss where the subject is.
-    """
+    """Search every subject apart and join the neurons (Secs. 3.1 and 3.2)."""
 
     budget: int = DEFAULT.score_steps + DEFAULT.steps
-    settings: Mapping[str, object] = field(default_factory=dict)
-    paper: bool = False
-    photos: int | None = None
-    masked: bool = False
+    settings: Mapping[str, object] = field(default_factory=dict)  # changes to the defaults
+    paper: bool = False  # change the paper's settings instead
+    photos: int | None = None  # how many; None is all
+    masked: bool = False  # count the loss where the subject is
 
     @property
     def name(self) -> str:
@@ -85,13 +77,9 @@ class Cones:
 
 @dataclass(frozen=True)
 class Jointly(Cones):
-    """Search several subjects under the sum of their losses (Sec. 3.3).
+    """Search several subjects under the sum of their losses (Sec. 3.3)."""
 
-    Attributes:
-        collaborative: Inside the union of what was found of each alone; else from scratch.
-    """
-
-    collaborative: bool = True
+    collaborative: bool = True  # inside the union of what was found of each; else from scratch
 
     @property
     def name(self) -> str:
@@ -123,15 +111,9 @@ class Jointly(Cones):
 
 @dataclass(frozen=True)
 class Control:
-    """What changes Cones, or takes its place, so that a comparison could fail.
+    """What changes Cones, or takes its place, so that a comparison could fail."""
 
-    Attributes:
-        kind: In CONTROLS.
-        budget: Of the search that it is made from.
-        settings: Of that search.
-    """
-
-    kind: str
+    kind: str  # in CONTROLS
     budget: int = DEFAULT.score_steps + DEFAULT.steps
     settings: Mapping[str, object] = field(default_factory=dict)
 
@@ -166,7 +148,7 @@ class Control:
 
     def _shuffled(self, lab: Lab, example: Example, seed: int) -> Shut:
         """Search another individual of the noun under the words of the subject."""
-        pixels = example.stranger(lab.model.size)
+        pixels = example.part("stranger", lab.model.size)
         subject = Subject(pixels, example.noun, example.identifier)
         return Cones(self.budget, self.settings).searched(lab, example, subject, seed)
 

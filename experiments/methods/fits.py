@@ -19,19 +19,12 @@ DONE = "fit.json"
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be learnt.
+    """What is to be learnt."""
 
-    Attributes:
-        examples: One subject or several, which are learnt together.
-        seed: Of all draws.
-        state: Folder for what is needed to go on after an interruption.
-        going_on: Keep that at the end: the same method goes on from there to a larger budget.
-    """
-
-    examples: tuple[Example, ...]
+    examples: tuple[Example, ...]  # several are learnt together
     seed: int
-    state: Path
-    going_on: bool = False
+    state: Path  # folder for what is needed to go on after an interruption
+    going_on: bool = False  # keep that at the end: a larger budget goes on from there
 
 
 @runtime_checkable
@@ -43,16 +36,13 @@ class Method(Protocol):
     @property
     def name(self) -> str:
         """Give its name in METHODS."""
-        ...
 
     @property
     def budget(self) -> int:
         """Say how many gradients it takes."""
-        ...
 
     def fit(self, lab: Lab, task: Task) -> Fitted:
         """Learn; the pipeline is afterwards as before, bit for bit."""
-        ...
 
 
 def fitted(

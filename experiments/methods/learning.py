@@ -7,7 +7,7 @@ untouched model drew of the noun, with weight 1 (Eqs. 3 and 4). Rivals differ in
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,9 @@ from cones.models.words import Rows, spoken
 from cones.search.loss import Examples, Gradient, ImplantingLoss, examples
 from cones.search.resume import Keeper, Progress
 from experiments.lab import Lab
+from experiments.methods.adapters import flags_kept
 from experiments.methods.fits import Task
+from experiments.methods.learnt import written
 
 PURPOSE = "search-refine 1.32%"  # as a search says; its batches are smaller, so draws differ
 DECAY, CLIP = 1e-2, 1.0  # of AdamW, and the largest norm of a gradient: those of the originals
@@ -57,20 +59,12 @@ class Live(UNetModel):
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """What is seen of one subject or several (Eq. 4, summed over subjects).
+    """What is seen of one subject or several (Eq. 4, summed over subjects)."""
 
-    Attributes:
-        live: The model that learns.
-        losses: One for each subject.
-        phrases: How each is called.
-        words: Vectors that the identifiers start from.
-        seed: Of all draws.
-    """
-
-    live: Live
-    losses: tuple[ImplantingLoss, ...]
+    live: Live  # the model that learns
+    losses: tuple[ImplantingLoss, ...]  # one for each subject
     phrases: tuple[str, ...]
-    words: Words
+    words: Words  # vectors that the identifiers start from
     seed: int
 
     @classmethod
@@ -82,9 +76,9 @@ class Lesson:
             pixels, drawn = each.seen(live.size), None
             if prior:
                 pictures = lab.prior(each, seed=task.seed)
-                drawn = examples(live, pictures, [each.plain] * len(pictures))
+                drawn = examples(live, pictures, each.plain)
             with spoken(lab.pipeline, words):
-                pairs = examples(live, pixels, [each.phrase] * len(pixels), flip=True)
+                pairs = examples(live, pixels, each.phrase, flip=True)
             losses.append(ImplantingLoss(live, pairs, drawn, against="data"))
         phrases = tuple(each.phrase for each in task.examples)
         return cls(live, tuple(losses), phrases, words, task.seed)
@@ -159,32 +153,16 @@ def train(
 def trainable(module: nn.Module, names: tuple[str, ...]) -> Iterator[dict[str, nn.Parameter]]:
     """Let gradients reach these parameters alone; on leaving, all bits and flags are as before."""
     parameters = dict(module.named_parameters())
-    flags = {name: p.requires_grad for name, p in parameters.items()}
-    before = {name: parameters[name].detach().clone() for name in names}
-    try:
+    chosen = {name: parameters[name] for name in names}
+    with flags_kept(module), written(module, chosen):  # as they are, to be written back
         for name, parameter in parameters.items():
-            parameter.requires_grad_(name in before)
-        yield {name: parameters[name] for name in names}
-    finally:
-        with torch.no_grad():
-            for name, value in before.items():
-                parameters[name].copy_(value)
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(flags[name])
+            parameter.requires_grad_(name in chosen)
+        yield chosen
 
 
-@contextmanager
-def start_token_held(live: Live, names: tuple[str, ...]) -> Iterator[None]:
-    """Let no gradient through the keys and values of the first token (Custom Diffusion)."""
-
-    def held(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return torch.cat([output[:, :1].detach(), output[:, 1:]], 1)
-
-    with ExitStack() as stack:
-        for name in names:
-            layer = live.module.get_submodule(name.removesuffix(".weight"))
-            stack.callback(layer.register_forward_hook(held).remove)
-        yield
+def start_held(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Let no gradient through the key or value of the first token (Custom Diffusion)."""
+    return torch.cat([output[:, :1].detach(), output[:, 1:]], 1)
 
 
 def _taken(path: Path) -> int:

@@ -7,7 +7,7 @@ folder on disk whose size is what a user would have to store.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -32,21 +32,13 @@ TOLD, TENSORS = "learnt.json", "learnt.safetensors"
 
 @dataclass(frozen=True, eq=False)
 class Shut:
-    """Concepts whose neurons are shut together.
-
-    Attributes:
-        concepts: One or more.
-        phrases: How a prompt calls each subject.
-        gradients: How many it took.
-        strength: 1 shuts, 0 only knows the words.
-        bytes: Of the concept files, which a user would have to store; known once it is read.
-    """
+    """Concepts whose neurons are shut together."""
 
     concepts: tuple[Concept, ...]
-    phrases: tuple[str, ...]
+    phrases: tuple[str, ...]  # how a prompt calls each subject
     gradients: int = 0
-    strength: float = 1.0
-    bytes: int = 0
+    strength: float = 1.0  # 0 only knows the words
+    bytes: int = 0  # of the files that a user would have to store; known once it is read
 
     @property
     def mask(self) -> Mask:
@@ -72,27 +64,16 @@ class Shut:
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """Weights, words and adapters that were trained.
+    """Weights, words and adapters that were trained."""
 
-    Attributes:
-        words: Vectors by identifier and text encoder.
-        phrases: How a prompt calls each subject.
-        gradients: How many it took.
-        weights: New values of whole parameters of the network, by name.
-        adapter: Tensors of a peft adapter, by peft's names.
-        config: Its ``kind``, ``r`` and ``targets``.
-        losses: Of the training, step by step.
-        bytes: Of the tensors, in float32; known once it is read.
-    """
-
-    words: Mapping[str, Mapping[str, Rows]]
-    phrases: tuple[str, ...]
+    words: Mapping[str, Mapping[str, Rows]]  # vectors by identifier and text encoder
+    phrases: tuple[str, ...]  # how a prompt calls each subject
     gradients: int = 0
-    weights: Mapping[str, Tensor] = field(default_factory=dict)
-    adapter: Mapping[str, Tensor] = field(default_factory=dict)
-    config: Mapping[str, object] = field(default_factory=dict)
-    losses: tuple[float, ...] = ()
-    bytes: int = 0
+    weights: Mapping[str, Tensor] = field(default_factory=dict)  # whole parameters, by name
+    adapter: Mapping[str, Tensor] = field(default_factory=dict)  # by peft's names
+    config: Mapping[str, object] = field(default_factory=dict)  # its kind, r and targets
+    losses: tuple[float, ...] = ()  # of the training, step by step
+    bytes: int = 0  # of the tensors, in float32; known once it is read
 
     @contextmanager
     def applied(self, pipeline: Pipeline) -> Iterator[None]:
@@ -127,14 +108,11 @@ def read(folder: Path) -> Fitted:
     told = json.loads((folder / TOLD).read_text("utf-8"))
     told["phrases"] = tuple(told["phrases"])
     if not (folder / TENSORS).exists():
-        files = sorted(folder.glob("*.cones"), key=lambda file: int(file.stem))
-        concepts = [load(file) for file in files]
-        notes = [json.loads(file.with_suffix(".json").read_text("utf-8")) for file in files]
-        whole = [
-            Concept(c.levels, c.words, c.base, c.settings, note)
-            for c, note in zip(concepts, notes, strict=True)
-        ]
-        return Shut(tuple(whole), **told)
+        concepts = []
+        for file in sorted(folder.glob("*.cones"), key=lambda file: int(file.stem)):
+            certificate = json.loads(file.with_suffix(".json").read_text("utf-8"))
+            concepts.append(replace(load(file), certificate=certificate))
+        return Shut(tuple(concepts), **told)
     parts: dict[str, dict[str, Tensor]] = {"weights": {}, "adapter": {}}
     words: dict[str, dict[str, Tensor]] = {}
     for name, tensor in load_file(folder / TENSORS).items():

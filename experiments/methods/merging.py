@@ -5,9 +5,9 @@ LoRAs, and their fusion as in Mix-of-Show (Gu et al. 2023, Sec. 4.2): the layers
 subject's own inputs as its own LoRA would. The last is solved in closed form, not by L-BFGS.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cones.models.words import spoken
 from cones.search.loss import draw, examples, predicted
 from experiments.lab import Lab
+from experiments.methods.adapters import hooked
 from experiments.methods.fits import Task, fitted
 from experiments.methods.learnt import Tuned
 from experiments.methods.rivals import RATES, rival
@@ -35,17 +36,11 @@ _DRAWS = 32
 
 @dataclass(frozen=True)
 class Merged:
-    """One way to merge.
+    """One way to merge."""
 
-    Attributes:
-        name: In WAYS.
-        budget: Gradients for each subject alone.
-        rate: Learning rate there; None is the method's own.
-    """
-
-    name: str
-    budget: int = 240
-    rate: float | None = None
+    name: str  # in WAYS
+    budget: int = 240  # gradients for each subject alone
+    rate: float | None = None  # there; None is the method's own
 
     def fit(self, lab: Lab, task: Task) -> Tuned:
         """Learn every subject alone, or read that, and merge."""
@@ -99,15 +94,10 @@ def constrained(
 ) -> Float[Tensor, "out d"]:
     """Solve ``min |(W - W0) C_reg^T|`` subject to ``W C^T = V^T``, in float64.
 
-    What captions do not span may change without bound, and prompts with new words lie there; a
-    ridge makes such changes cost too. Words that depend on each other are met by least squares.
-
-    Args:
-        weight: ``W0``.
-        captions: Rows of ``C_reg``.
-        words: Rows of ``C``.
-        values: Rows of ``V``.
-        ridge: Cost of a change in any direction, in units of the mean square over captions.
+    W0 is ``weight``; captions, words and values are the rows of C_reg, C and V. What captions do
+    not span may change without bound, and prompts with new words lie there; a ridge, in units of
+    the mean square over captions, makes such changes cost too. Words that depend on each other are
+    met by least squares.
     """
     w, reg, c, v = (each.double() for each in (weight, captions, words, values))
     gram = _ridged(reg.T @ reg, ridge)
@@ -150,27 +140,18 @@ def _inputs(lab: Lab, part: Tuned, example: Example) -> dict[str, Float[Tensor, 
     layers = [n for n in part.adapter if n.endswith(".lora_A.weight")]
     names = [n.removeprefix(_PREFIX).removesuffix(".lora_A.weight") for n in layers]
     pixels = example.seen(lab.model.size)
-    with part.applied(lab.pipeline), _watched(lab.model.module, names) as grams:
-        pairs = examples(lab.model, pixels, [example.phrase] * len(pixels))
+    grams: dict[str, Tensor] = {}
+
+    def watch(name: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        rows = inputs[0].flatten(0, -2).double()
+        grams[name] = grams.get(name, 0) + rows.T @ rows
+
+    hooks = {name: partial(watch, name) for name in names}
+    with part.applied(lab.pipeline), hooked(lab.model.module, hooks):
+        pairs = examples(lab.model, pixels, example.phrase)
         drawn = draw(lab.model, pairs, _DRAWS, purpose="fusion", seed=0)
         predicted(lab.model, {}, drawn)
     return grams
-
-
-@contextmanager
-def _watched(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    grams: dict[str, Tensor] = {}
-    with ExitStack() as stack:
-        for name in names:
-
-            def watch(
-                layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name
-            ) -> None:
-                rows = inputs[0].flatten(0, -2).double()
-                grams[name] = grams.get(name, 0) + rows.T @ rows
-
-            stack.callback(module.get_submodule(name).register_forward_hook(watch).remove)
-        yield grams
 
 
 def _ridged(gram: Float[Tensor, "d d"], ridge: float) -> Float[Tensor, "d d"]:

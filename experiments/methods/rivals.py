@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from cones.models.words import spoken
 from experiments.lab import Lab
-from experiments.methods.adapters import MaskFn, adapted, state_of
+from experiments.methods.adapters import MaskFn, adapted, hooked, state_of
 from experiments.methods.fits import Task
-from experiments.methods.learning import Lesson, start_token_held, train, trainable
+from experiments.methods.learning import Lesson, start_held, train, trainable
 from experiments.methods.learnt import Tuned
 
 RATES_FILE = Path(__file__).parent.parent / "rates.json"
@@ -40,27 +40,16 @@ SCORING = 32  # gradients behind SHiRA's choice of positions; the same for every
 
 @dataclass(frozen=True)
 class Rival:
-    """A method that trains.
-
-    Attributes:
-        name: In METHODS.
-        budget: Gradients.
-        rate: Learning rate.
-        weights: Which of the network's weights it trains: ``all``, ``cross`` or ``none``.
-        words: Whether it trains the identifier's vectors.
-        prior: Whether it preserves the prior.
-        adapter: ``lora`` or ``shira``, if it trains one.
-        rank: Of a LoRA; a SHiRA trains as many values as a LoRA of its rank.
-    """
+    """A method that trains: weights, the identifier's vectors, an adapter."""
 
     name: str
     budget: int
     rate: float
-    weights: str = "none"
-    words: bool = False
-    prior: bool = True
-    adapter: str | None = None
-    rank: int = 4
+    weights: str = "none"  # of the network: all, cross or none
+    words: bool = False  # the identifier's vectors
+    prior: bool = True  # preserve it
+    adapter: str | None = None  # lora or shira
+    rank: int = 4  # of a LoRA; a SHiRA trains as many values as a LoRA of its rank
 
     def fit(self, lab: Lab, task: Task) -> Tuned:
         """Train; the pipeline is afterwards as before, bit for bit."""
@@ -114,7 +103,7 @@ class Rival:
                 return
             leaves = stack.enter_context(trainable(module, names))
             if self.weights == "cross":
-                stack.enter_context(start_token_held(lesson.live, names))
+                stack.enter_context(hooked(module, dict.fromkeys(names, start_held)))
             yield {**leaves}, None
 
     @property

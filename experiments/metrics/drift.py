@@ -25,13 +25,7 @@ Said = dict[str, Tensor]  # by set
 def drift(
     lab: Lab, fitted: Fitted, example: Example, *, purpose: str = "report"
 ) -> dict[str, float]:
-    """Measure gains and drifts of one subject.
-
-    Args:
-        lab: Model and effort.
-        fitted: What changes the model.
-        example: The subject.
-        purpose: What it is measured for: choice and report share no draw.
+    """Measure gains and drifts of one subject; choice and report share no draw.
 
     Returns:
         ``gain_seen`` (photos of the search), ``gain_new``, ``gain_others``, ``drift_noun``,
@@ -73,9 +67,9 @@ def _sets(lab: Lab, example: Example, called: str) -> dict[str, tuple[Tensor, li
     size, strangers = lab.model.size, _strangers(lab, example)
     read = {
         "seen": lambda: example.seen(size),
-        "new": lambda: example.kept(size),
-        "others": lambda: example.others(size),
-        "unrelated": lambda: torch.cat([each.others(size)[:1] for each in strangers]),
+        "new": lambda: example.part("kept", size),
+        "others": lambda: example.part("other", size),
+        "unrelated": lambda: torch.cat([each.part("other", size)[:1] for each in strangers]),
     }
     latents = {
         name: lab.once(("latents", example.key, name), lambda p=pixels: lab.model.encode(p()))

@@ -20,17 +20,11 @@ OFTEN = 1 / 3  # of a subject's own photos
 
 
 def judged(seen: Seen, examples: Sequence[Example], place: str | None) -> dict[str, float]:
-    """Judge one picture.
+    """Judge one picture; a place of None was not asked for and is right.
 
-    Args:
-        seen: What the examiner read.
-        examples: The subjects that it should show.
-        place: Where; None was not said and counts as right.
-
-    Returns:
-        ``noun``, ``colour``, ``second`` and ``pattern``, shares of the subjects; ``place`` and
-        ``count``, 0 or 1; ``success``: noun and both colours of all subjects and the place are
-        right; ``exact``: the patterns too.
+    ``noun``, ``colour``, ``second`` and ``pattern`` are shares of the subjects, ``place`` and
+    ``count`` are 0 or 1. ``success``: noun and both colours of all subjects and the place are
+    right; ``exact``: the patterns too.
     """
     right = _matched(seen.things, examples)
     at = place is None or seen.place == place

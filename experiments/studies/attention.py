@@ -36,7 +36,7 @@ def measure(case: Case, lab: Lab) -> list[Row]:
 def heard(lab: Lab, found: Fitted, example: Example) -> list[Row]:
     """Average over new views and noise, for the identifier and for the noun."""
     model, size = lab.model, lab.model.size
-    views = [*zip(example.kept(size), example.kept_masks(size), strict=True)]
+    views = [*zip(example.part("kept", size), example.masks("kept", size), strict=True)]
     each, rows = max(1, lab.effort.draws // len(views)), []
     with found.applied(lab.pipeline):
         for seed, (pixels, mask) in enumerate(views):
@@ -77,12 +77,5 @@ def figure(table: pd.DataFrame, lab: Lab, docs: Path) -> None:
     save_png(page, docs / "attention.png", {"prompt": said})
 
 
-STUDY = Study(
-    "attention",
-    "Do the words look at the subject?",
-    searches,
-    measure,
-    results,
-    judged=False,
-    figure=figure,
-)
+TITLE = "Do the words look at the subject?"
+STUDY = Study("attention", TITLE, searches, measure, results, judged=False, figure=figure)

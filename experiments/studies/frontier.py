@@ -24,22 +24,17 @@ def cases(options: Options) -> list[Case]:
     """Take Cones with every prior weight, and every other method, with the first seed."""
     weights = PRIOR_WEIGHTS[1:3] if options.quick else PRIOR_WEIGHTS
     lines = [{"method": "cones", "prior_weight": weight} for weight in weights]
-    others = shared.known((*POINTS, *RIVALS))
-    lines += [{"method": method, "prior_weight": None} for method in others]
+    lines += [{"method": method, "prior_weight": None} for method in (*POINTS, *RIVALS)]
     return [{"subjects": [key], "seed": 0, **line} for key in options.subjects for line in lines]
 
 
 def measure(case: Case, lab: Lab) -> list[Row]:
-    """Measure a control at its own budget, all else along its curve."""
+    """Measure a control and another prior weight at one budget, all else along its curve."""
     examples, method, seed = lab.chosen(case["subjects"]), case["method"], case["seed"]
-    if method in POINTS:
-        how = METHODS[method]()
-        row = shared.measured(lab, how, examples, seed=seed, draws="choice")
-        return [{"budget": lab.effort.budget(how.budget), **row}]
     weight = case["prior_weight"]
-    if weight in (None, shared.DEFAULT.prior_weight):
+    if method not in POINTS and weight in (None, shared.DEFAULT.prior_weight):
         return shared.curve(lab, method, examples, seed=seed)
-    how = shared.cones(prior_weight=weight)
+    how = METHODS[method]() if weight is None else shared.cones(prior_weight=weight)
     row = shared.measured(lab, how, examples, seed=seed, draws="choice")
     return [{"budget": lab.effort.budget(how.budget), **row}]
 
@@ -64,14 +59,8 @@ def results(table: pd.DataFrame, options: Options) -> Results:
 
 def points_of(table: pd.DataFrame) -> list[Row]:
     """Give every point as a row."""
-    points = []
-    for (method, weight), part in table.groupby(
-        ["method", "prior_weight"], sort=False, dropna=False
-    ):
-        for row in rows_of(part, "budget", FIGURES):
-            of = {"method": method, "prior_weight": None if pd.isna(weight) else float(weight)}
-            points.append({**of, **row, "budget": int(row["budget"])})
-    return points
+    by = ["method", "prior_weight", "budget"]
+    return rows_of(table.astype({"budget": int}), by, FIGURES)
 
 
 def figure(table: pd.DataFrame, lab: Lab, docs: Path) -> None:

@@ -66,12 +66,5 @@ def results(table: pd.DataFrame, options: Options) -> Results:
     return {"subjects": distinct(table), "rows": rows, "blocks": blocks, "claims": claims}
 
 
-STUDY = Study(
-    "overlap",
-    "Do two subjects use the same neurons?",
-    cases,
-    measure,
-    results,
-    judged=False,
-    least=2,
-)
+TITLE = "Do two subjects use the same neurons?"
+STUDY = Study("overlap", TITLE, cases, measure, results, judged=False, least=2)

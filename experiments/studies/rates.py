@@ -46,13 +46,12 @@ def measure(case: Case, lab: Lab) -> list[Row]:
 
 def results(table: pd.DataFrame, options: Options) -> Results:
     """Choose the rate of the most success; of equals, that of the greatest gain on new views."""
-    rows, best, edges = [], {}, []
-    for name, part in table.groupby("method", sort=False):
-        found = rows_of(part, "rate", shared.FIGURES)
-        rows += [{"method": name, **row} for row in found]
-        best[str(name)] = max(found, key=lambda row: (row["success"], row["gain_new"]))["rate"]
-        tried = sorted(row["rate"] for row in found)
-        edges += [name] if best[str(name)] in (tried[0], tried[-1]) else []
+    rows, best, edges = rows_of(table, ["method", "rate"], shared.FIGURES), {}, []
+    for name in table["method"].unique():
+        found = [row for row in rows if row["method"] == name]
+        best[name] = max(found, key=lambda row: (row["success"], row["gain_new"]))["rate"]
+        tried = [row["rate"] for row in found]
+        edges += [name] if best[name] in (min(tried), max(tried)) else []
     return {"rows": rows, "best": best, "edges": edges, "in_use": dict(RATES)}
 
 

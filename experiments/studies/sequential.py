@@ -10,7 +10,7 @@ import pandas as pd
 
 from experiments.lab import Lab
 from experiments.methods import METHODS, Fitted, Shut, Tuned, fitted
-from experiments.studies.shared import claim, distinct, known, lead, pictured
+from experiments.studies.shared import claim, distinct, lead, pictured
 from experiments.study import Case, Options, Results, Row, Study
 from experiments.subjects import groups
 from experiments.tables import intervals
@@ -24,7 +24,7 @@ def cases(options: Options) -> list[Case]:
     return [
         {"subjects": list(pair), "method": method, "seed": 0}
         for pair in groups(options.subjects, 2)
-        for method in known(COMPARED)
+        for method in COMPARED
     ]
 
 

@@ -59,11 +59,5 @@ def claims(size: str, rows: list[Row]) -> list[dict[str, object]]:
     return found
 
 
-STUDY = Study(
-    "several",
-    "Several subjects: are all of them right?",
-    cases,
-    shared.compared,
-    results,
-    least=2,
-)
+TITLE = "Several subjects: are all of them right?"
+STUDY = Study("several", TITLE, cases, shared.compared, results, least=2)

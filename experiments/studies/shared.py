@@ -42,9 +42,8 @@ FIGURES = (
 
 def searches(options: Options) -> list[Case]:
     """Take every subject with every seed."""
-    return [
-        {"subjects": [key], "seed": seed} for key in options.subjects for seed in options.seeds
-    ]
+    seeds = range(options.searches)
+    return [{"subjects": [key], "seed": seed} for key in options.subjects for seed in seeds]
 
 
 def variants(keys: Iterable[str], names: Iterable[str]) -> list[Case]:
@@ -56,15 +55,10 @@ def contest(options: Options, group: Sequence[str], methods: Iterable[str]) -> l
     """Take every method with every seed; what learns nothing, once."""
     return [
         {"subjects": list(group), "method": method, "seed": seed}
-        for seed in options.seeds
-        for method in known(methods)
+        for seed in range(options.searches)
+        for method in methods
         if seed == 0 or method not in UNLEARNT
     ]
-
-
-def known(names: Iterable[str]) -> tuple[str, ...]:
-    """Leave out methods that there are not."""
-    return tuple(name for name in names if name in (PHOTOS, *METHODS))
 
 
 def read(lab: Lab, pictures: Sequence[Image.Image]) -> Sequence[Seen]:
@@ -108,13 +102,8 @@ def measured(
 ) -> Row:
     """Learn, draw, judge and measure the drift, or read what was measured before.
 
-    Args:
-        lab: Model, work folder and effort.
-        how: A method with its settings.
-        examples: One subject or several in one picture.
-        seed: Of learning.
-        draws: ``report``, or ``choice`` for what something is chosen by.
-        going_on: A larger budget of the same method follows.
+    ``draws`` is ``report``, or ``choice`` for what something is chosen by; ``going_on`` says that
+    a larger budget of the same method follows.
     """
     photos = [(each.digest, each.identifier) for each in examples]
     key = {"method": how.name, "settings": asdict(how), "photos": photos, "draws": draws}
@@ -183,9 +172,8 @@ def comparison(table: pd.DataFrame) -> Results:
     """
     report, near, points = (table[table["at"] == at] for at in ("report", "equal drift", "curve"))
     own, curves = report[report["method"] == REFERENCE], []
-    for method in points["method"].unique():
-        part = rows_of(points[points["method"] == method], "budget", FIGURES)
-        curves += [{"method": method, **row, "budget": int(row["budget"])} for row in part]
+    if len(points):
+        curves = rows_of(points.astype({"budget": int}), ["method", "budget"], FIGURES)
     leads = [
         {
             "method": rival,

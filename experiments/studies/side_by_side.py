@@ -12,7 +12,7 @@ from cones.drawing import save_png, sheet
 from experiments.lab import Lab
 from experiments.methods import learn
 from experiments.metrics.success import judged
-from experiments.studies.shared import MERGED, RIVALS, claim, known, read, seeds
+from experiments.studies.shared import MERGED, RIVALS, claim, read, seeds
 from experiments.study import Case, Options, Results, Row, Study
 from experiments.subjects import PLACES, groups, prompt
 from experiments.tables import intervals
@@ -28,7 +28,7 @@ def cases(options: Options) -> list[Case]:
     for size, place in zip((1, 2) if options.quick else (1, 2, 3, 4), PLACES, strict=False):
         for group in groups(options.subjects, size)[:1]:
             case = {"subjects": list(group), "size": size, "place": place, "seed": 0}
-            methods = known(ALONE if size == 1 else TOGETHER)
+            methods = ALONE if size == 1 else TOGETHER
             found += [{**case, "method": method} for method in methods]
     return found
 
@@ -90,12 +90,5 @@ def figure(table: pd.DataFrame, lab: Lab, docs: Path) -> None:
     save_png(sheet(rows, captions), docs / "side_by_side.png", {})
 
 
-STUDY = Study(
-    "side_by_side",
-    "The best pictures of each method",
-    cases,
-    measure,
-    results,
-    least=2,
-    figure=figure,
-)
+TITLE = "The best pictures of each method"
+STUDY = Study("side_by_side", TITLE, cases, measure, results, least=2, figure=figure)

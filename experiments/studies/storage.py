@@ -13,7 +13,7 @@ from cones.fingerprint import Fingerprint
 from cones.search.settings import JOINT_DENSITIES
 from experiments.lab import Lab
 from experiments.methods import Shut, learn
-from experiments.studies.shared import RIVALS, claim, known
+from experiments.studies.shared import RIVALS, claim
 from experiments.study import Case, Options, Results, Row, Study
 from experiments.subjects import groups
 from experiments.tables import rows_of
@@ -38,7 +38,7 @@ def cases(options: Options) -> list[Case]:
     """Take all groups of every size for each method, and the large model."""
     found = []
     for size in (1, 2) if options.quick else PAPER:
-        methods = known(("cones", *RIVALS) if size == 1 else OURS)
+        methods = ("cones", *RIVALS) if size == 1 else OURS
         for group in groups(options.subjects, size):
             case = {"subjects": list(group), "size": size}
             found += [{**case, "method": method} for method in methods]

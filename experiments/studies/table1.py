@@ -70,10 +70,5 @@ def aims(rows: list[Row]) -> list[dict[str, object]]:
     ]
 
 
-STUDY = Study(
-    "table1",
-    "One subject: who draws it where it was asked for?",
-    cases,
-    shared.compared,
-    results,
-)
+TITLE = "One subject: who draws it where it was asked for?"
+STUDY = Study("table1", TITLE, cases, shared.compared, results)

@@ -50,10 +50,7 @@ def measure(case: Case, lab: Lab) -> list[Row]:
 
 def results(table: pd.DataFrame, options: Options) -> Results:
     """Rank the settings; say what is best and whether it lies at an edge of what was tried."""
-    rows = []
-    for _, part in table.assign(all="all").groupby(list(BASE), sort=False):
-        (row,) = rows_of(part, "all", shared.FIGURES)
-        rows.append({name: part[name].tolist()[0] for name in BASE} | row)
+    rows = rows_of(table, [*BASE], shared.FIGURES)
     rows.sort(key=lambda row: (-row["n"], -row["success"], row["drift"]))
     best, edges = rows[0], []  # among those that are measured on most subjects
     for name in BASE:

@@ -14,17 +14,16 @@ from pathlib import Path
 
 import pandas as pd
 import typer
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from rich.console import Console
 
 from cones.files import write_atomic
 from experiments.lab import Lab
 from experiments.studies import side_by_side
-from experiments.studies.shared import RIVALS, known
+from experiments.studies.shared import RIVALS
 from experiments.study import Case, Options, Results, Row, Study
 from experiments.subjects import PLACES, groups, prompt
-from experiments.tables import PAGES, interval, intervals
+from experiments.tables import interval, intervals, page
 
 COMBINATIONS, PROMPTS = 3, 4  # of each number of subjects, of each combination (Appendix B.5)
 SIDES = ("left", "right")
@@ -42,7 +41,7 @@ def cases(options: Options) -> list[Case]:
         for n in sizes
         for group in groups(options.subjects, n)[: 1 if options.quick else COMBINATIONS]
         for place in list(PLACES)[:prompts]
-        for method in known(("cones", *RIVALS))
+        for method in ("cones", *RIVALS)
     ]
 
 
@@ -75,23 +74,17 @@ def figure(table: pd.DataFrame, lab: Lab, docs: Path) -> None:
         entry = {"pair": row["pair"], "photos": [_embedded(file) for file in photos]}
         entry["said"] = prompt([f"this {each.noun}" for each in chosen], row["place"])
         shown.append(entry | {side: _embedded(lab.work / row[f"{side}_file"]) for side in SIDES})
-    loader = FileSystemLoader(PAGES)
-    environment = Environment(loader=loader, undefined=StrictUndefined, autoescape=True)
-    page = environment.get_template("userstudy.html.j2").render(pairs=shown, questions=QUESTIONS)
     key = {row["pair"]: {n: row[n] for n in (*SIDES, "subjects")} for row in found}
-    write_atomic(folder / "index.html", page.encode())
+    text = page("userstudy.html", pairs=shown, questions=QUESTIONS)
+    write_atomic(folder / "index.html", text.encode())
     write_atomic(folder / "key.json", json.dumps(key, indent=1).encode())
 
 
 def counted(key: Path, answers: Sequence[Path]) -> list[Row]:
     """Count how often people prefer Cones, for every question, number of subjects and rival.
 
-    Args:
-        key: Written with the page.
-        answers: Files that people saved: lists of ``pair``, ``question`` and ``choice``.
-
-    Returns:
-        Rows with ``share``, an interval over combinations of subjects, and ``answers``.
+    Answers are files that people saved, the key was written with the page; a share is an interval
+    over combinations of subjects.
 
     Raises:
         ValueError: An answer is not to this page.

@@ -35,18 +35,11 @@ ROUNDED: dict[str, Rounded] = {
 
 @dataclass(frozen=True)
 class Optimised:
-    """Train values at the neurons that Cones found.
+    """Train values at the neurons that Cones found."""
 
-    Attributes:
-        precision: In ROUNDED.
-        budget: Gradients.
-        rate: Of Adam, of the factors.
-        name: For its folder.
-    """
-
-    precision: str
+    precision: str  # in ROUNDED
     budget: int = 240
-    rate: float = 0.01
+    rate: float = 0.01  # of Adam, of the factors
     name: str = field(default="values", init=False)
 
     def fit(self, lab: Lab, task: Task) -> Tuned:

@@ -117,7 +117,7 @@ def test_a_page_without_records_is_refused(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_a_study_from_case_to_page(lab: Lab, tmp_path: Path) -> None:
-    options = Options(("a_cat",), searches=1, effort=lab.effort)
+    options = Options(("a_cat",), searches=1)
     docs = tmp_path / "docs"
     run(certificate.STUDY, lab, options)
     page = publish(certificate.STUDY, lab, options, docs).read_text()

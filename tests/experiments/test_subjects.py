@@ -50,8 +50,8 @@ def test_photos_of_a_subject(examples: dict[str, Example]) -> None:
     assert len(each.seen(128)) == 4
     assert each.seen(128).equal(subject.pixels[:4])
     assert len(each.subject(128, photos=2)) == 2
-    assert len(each.kept(128)) == len(each.others(128)) == len(each.kept_masks(128)) == 5
-    assert len(each.stranger(128)) == len(subject.pixels)
+    for part in ("kept", "other", "stranger"):
+        assert len(each.part(part, 128)) == len(each.masks(part, 128)) == len(subject.pixels)
     assert 0.02 < subject.masks.mean() < 0.9
     assert set(subject.masks.unique().tolist()) == {0.0, 1.0}
 
