@@ -6,19 +6,21 @@ several processes by --shard, or under accelerate launch. A run can be
 stopped at any moment, and goes on from there.
 """
 
+import importlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from accelerate import PartialState
 from rich.console import Console
+from typer import Argument, Option
 
 from cones import ConesError, load_pipeline
-from experiments import fuzz
 from experiments.lab import PRECISIONS, QUICK, Effort, Lab
 from experiments.metrics.examiner import load_examiner
 from experiments.metrics.success import looks
@@ -30,19 +32,20 @@ from experiments.tables import write_results
 console = Console(stderr=True, highlight=False)
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 SECONDS = 30.0  # between lines of progress inside a case
-
-Named = Annotated[str, typer.Argument(metavar="STUDY", help="One or more, separated by commas.")]
-Names = Annotated[str, typer.Option(help="Keys of subjects, separated by commas.")]
-First = Annotated[int, typer.Option(help="Take only so many subjects; 0 is all.")]
-Methods = Annotated[str, typer.Option(help="Only these methods, separated by commas.")]
-Quick = Annotated[bool, typer.Option(help="Few subjects, prompts and steps: does all work?")]
-Work = Annotated[Path, typer.Option(help="Keeps records, fits and pictures; goes on from there.")]
-Docs = Annotated[Path | None, typer.Option(help="Gets pages and results; docs, or WORK if quick.")]
-Shard = Annotated[str, typer.Option(help="i/n: measure every n-th subject from the i-th on.")]
-Model = Annotated[str | None, typer.Option(help="Folder, file or hub name; the built-in model.")]
-Searches = Annotated[int, typer.Option(min=1, help="Searches of every subject.")]
-Seeds = Annotated[int | None, typer.Option(min=1, help="Pictures of every prompt; 8.")]
-Precision = Annotated[str, typer.Option(help="float32 or bfloat16; the fastest of a CPU.")]
+STUDYING = {
+    "run": "Measure what has no record yet; write docs/STUDY.md and its results.",
+    "page": "Write results and page of a study from its records.",
+    "all": "Run every study.",
+}
+MEASURING = {
+    "scale": "Search on Ray, where a worker is killed, and on two processes.",
+    "checkpoints": "Run everything on small models of every family; write docs/checkpoints.md.",
+    "memory": "Measure memory and arithmetic of full-size models; write docs/checkpoints.md.",
+    "library": "Time a library of 10,000 concept files.",
+    "batch": "Time batches of many concepts, and swaps.",
+}
+Work = Annotated[Path, Option(help="Keeps records, fits and pictures; goes on from there.")]
+Shard = Annotated[str, Option(help="i/n: measure every n-th subject from the i-th on.")]
 
 
 class Progress:
@@ -56,32 +59,30 @@ class Progress:
         """Say a line if it is a study's, or if the last is long ago."""
         if stage in STUDIES or time.monotonic() - self.said > SECONDS:
             self.said = time.monotonic()
-            console.print(
-                f"{time.strftime('%H:%M:%S')} {stage} {done}/{total} {note}", markup=False
-            )
+            say(f"{time.strftime('%H:%M:%S')} {stage} {done}/{total} {note}")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command was asked for."""
+    """What the command was asked for: its arguments and options."""
 
-    names: tuple[str, ...]
-    subjects: str = ""
-    first: int = 0
-    methods: str = ""
-    quick: bool = False
-    work: Path = Path("work")
-    docs: Path | None = None
-    shard: str = ""
-    model: str | None = None
-    searches: int = 2
-    seeds: int | None = None
-    precision: str = ""
+    study: Annotated[str, Argument(help="One or more, separated by commas; all.")] = "all"
+    subjects: Annotated[str, Option(help="Keys of subjects, separated by commas.")] = ""
+    first: Annotated[int, Option(help="Take only so many subjects; 0 is all.")] = 0
+    methods: Annotated[str, Option(help="Only these methods, separated by commas.")] = ""
+    quick: Annotated[bool, Option(help="Few subjects, prompts and steps: does all work?")] = False
+    work: Work = Path("work")
+    docs: Annotated[Path | None, Option(help="For pages; docs, or WORK/docs if quick.")] = None
+    shard: Shard = ""
+    model: Annotated[str | None, Option(help="Folder, file or hub name; built-in.")] = None
+    searches: Annotated[int, Option(min=1, help="Searches of every subject.")] = 2
+    seeds: Annotated[int | None, Option(min=1, help="Pictures of every prompt; 8.")] = None
+    precision: Annotated[str, Option(help="float32 or bfloat16; the fastest of a CPU.")] = ""
 
     @property
-    def target(self) -> Path:
-        """Say where pages go."""
-        return self.docs or (self.work / "docs" if self.quick else Path("docs"))
+    def names(self) -> list[str]:
+        """Name the studies."""
+        return [*STUDIES] if self.study == "all" else _listed(self.study, STUDIES)
 
     @property
     def part(self) -> tuple[int, int]:
@@ -108,7 +109,7 @@ def prepared(asked: Asked) -> tuple[Lab, Options]:
     tuning = tuning[: 1 if asked.quick else asked.first or None]
     if asked.seeds:
         effort = replace(effort, pictures=asked.seeds)
-    options = Options(tuple(own), tuple(tuning), asked.searches, effort=effort, quick=asked.quick)
+    options = Options(tuple(own), tuple(tuning), asked.searches, quick=asked.quick)
     cases = [case for name in asked.names for case in STUDIES[name].cases(options)]
     methods = _listed(asked.methods, dict.fromkeys(str(compared_as(case)) for case in cases))
     options = replace(options, methods=tuple(methods))
@@ -141,121 +142,74 @@ def performed(asked: Asked, lab: Lab, options: Options, *, measure: bool = True)
             run(study, lab, own, shard=asked.part)
             PartialState().wait_for_everyone()
         if asked.shard or PartialState().is_main_process:
-            say(publish(study, lab, own, asked.target))
+            home = asked.work / "docs" if asked.quick else Path("docs")
+            say(publish(study, lab, own, asked.docs or home))
 
 
-def say(path: Path) -> None:
-    """Say what was written."""
-    console.print(str(path), markup=False)
+def say(line: object) -> None:
+    """Say a line, such as what was written."""
+    console.print(str(line), markup=False)
 
 
-def add(name: str, said: str) -> None:
+def add_study(name: str, said: str) -> None:
     """Add a command that runs studies, or only writes their pages."""
 
     @app.command(name, help=said)
-    def command(
-        study: Named,
-        subjects: Names = "",
-        first: First = 0,
-        methods: Methods = "",
-        quick: Quick = False,
-        work: Work = Path("work"),
-        docs: Docs = None,
-        shard: Shard = "",
-        model: Model = None,
-        searches: Searches = 2,
-        seeds: Seeds = None,
-        precision: Precision = "",
-    ) -> None:
-        chosen = subjects, first, methods, quick, work, docs, shard
-        names = tuple(_listed(study, STUDIES))
-        asked = Asked(names, *chosen, model, searches, seeds, precision)
-        performed(asked, *prepared(asked), measure=name == "run")
+    @wraps(Asked, updated=())
+    def command(**given: Any) -> None:  # noqa: ANN401 - fields of Asked
+        asked = Asked(**given)
+        performed(asked, *prepared(asked), measure=name != "page")
 
 
-add("run", "Measure what has no record yet; write docs/STUDY.md and its results.")
-add("page", "Write results and page of a study from its records.")
+def add_measurement(name: str, said: str) -> None:
+    """Add a command that measures the library rather than the method."""
+
+    @app.command(name, help=f"{said} Results go to docs/results/{name}.json.")
+    def command(work: Work = Path("work"), docs: Path = Path("docs")) -> None:
+        module = importlib.import_module(f"experiments.{name}")  # loads all that it measures
+        say(write_results(docs, name, module.results(work / name, Progress())))
+        if name in ("checkpoints", "memory"):
+            say(importlib.import_module("experiments.checkpoints").write_page(docs))
 
 
-@app.command("all")
-def run_all(
-    quick: Quick = False, work: Work = Path("work"), docs: Docs = None, shard: Shard = ""
-) -> None:
-    """Run every study."""
-    asked = Asked(tuple(STUDIES), quick=quick, work=work, docs=docs, shard=shard)
-    performed(asked, *prepared(asked))
+for _name, _said in STUDYING.items():
+    add_study(_name, _said)
+for _name, _said in MEASURING.items():
+    add_measurement(_name, _said)
 
 
 @app.command("list")
 def list_all() -> None:
     """Name the studies."""
     for name, study in STUDIES.items():
-        console.print(f"{name:<14} {study.title}", markup=False)
+        say(f"{name:<14} {study.title}")
 
 
 @app.command("fuzz")
 def fuzz_files(
-    seconds: Annotated[float, typer.Option(help="Ends after so many.")] = 60.0,
-    mutants: Annotated[int, typer.Option(help="Of them, numbered from 0.")] = 10**6,
+    seconds: Annotated[float, Option(help="Ends after so many.")] = 60.0,
+    mutants: Annotated[int, Option(help="Of them, numbered from 0.")] = 10**6,
     work: Work = Path("work"),
     shard: Shard = "0/1",
 ) -> None:
     """Read mutants of concept files that have no record yet; write docs/results/fuzz.json."""
+    from experiments import fuzz
+
     fuzz.run(work / "fuzz", mutants=mutants, seconds=seconds, shard=numbered(shard))
     say(write_results(Path("docs"), "fuzz", fuzz.results(work / "fuzz")))
 
 
 @app.command("kill")
 def kill_commands(
-    rounds: Annotated[int, typer.Option(help="Of each command.")] = 25,
-    only: Annotated[str, typer.Option(help="Commands.")] = "find,generate,study,training",
+    rounds: Annotated[int, Option(help="Of each command.")] = 25,
+    only: Annotated[str, Option(help="Commands.")] = "find,generate,study,training",
     work: Work = Path("work"),
 ) -> None:
     """Kill commands at random moments, run them again; write docs/results/kill.json."""
     from experiments import kill  # loads all that is killed
 
-    kill.run(work / "kill", only.split(","), rounds=rounds, say=console.print)
+    kill.run(work / "kill", only.split(","), rounds=rounds, say=say)
     say(write_results(Path("docs"), "kill", kill.results(work / "kill")))
-
-
-@app.command("scale")
-def run_scale(work: Work = Path("work")) -> None:
-    """Search on Ray, where a worker is killed, and on two processes; write the results."""
-    from experiments import scale  # loads all that searches
-
-    say(write_results(Path("docs"), "scale", scale.results(work / "scale")))
-
-
-@app.command("checkpoints")
-def run_checkpoints(work: Work = Path("work"), docs: Path = Path("docs")) -> None:
-    """Run everything on small models of every family; write docs/checkpoints.md."""
-    from experiments import checkpoints  # loads every family
-
-    say(checkpoints.run(work, docs, Progress()))
-
-
-@app.command("memory")
-def run_memory(work: Work = Path("work"), docs: Path = Path("docs")) -> None:
-    """Measure memory and arithmetic of full-size models; write docs/checkpoints.md."""
-    from experiments import memory  # loads every family
-
-    say(memory.run(work, docs, Progress()))
-
-
-@app.command("library")
-def run_library(work: Work = Path("work")) -> None:
-    """Time a library of 10,000 concept files; write docs/results/library.json."""
-    from experiments import library
-
-    say(write_results(Path("docs"), "library", library.run(work, Progress())))
-
-
-@app.command("batch")
-def run_batch() -> None:
-    """Time batches of many concepts, and swaps; write docs/results/batch.json."""
-    from experiments import batch
-
-    say(write_results(Path("docs"), "batch", batch.run(Progress())))
 
 
 def main() -> None:
@@ -263,7 +217,7 @@ def main() -> None:
     try:
         app()
     except (ConesError, FileNotFoundError) as error:
-        console.print(f"error: {error}", markup=False)
+        say(f"error: {error}")
         raise SystemExit(1) from None
 
 

@@ -7,10 +7,10 @@ and one concept after another. Times are CPU seconds of one thread, ratios media
 which the ways alternate.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any, TypeAlias
 
@@ -28,50 +28,38 @@ from cones.mask import Mask
 from cones.models import Pipeline, model_for
 from cones.models.projections import projections
 from cones.models.protocol import Progress
+from experiments.library import DENSITY, drawn, shapes_of, timed
 from experiments.memory import SIZES
+from experiments.methods.adapters import hooked
 
-DENSITY, REPEATS, SWAPS = 0.0132, 7, 1_000
+REPEATS, SWAPS = 7, 1_000
 BLOCKS = {320: 4096, 640: 1024, 1280: 256}  # width and tokens of SD 1.5's attention at 512 pixels
 Call: TypeAlias = Callable[[slice], Tensor]  # computes some rows of a batch
 
 
-def mask_for(shapes: dict[str, tuple[int, ...]], number: int) -> Mask:
-    """Draw a mask; numbers give different ones."""
-    draw, found = np.random.default_rng(number), {}
-    for name, shape in shapes.items():
-        total = int(np.prod(shape))
-        places = draw.integers(0, total, round(DENSITY * total))
-        found[name] = torch.from_numpy(np.unique(places))
-    return Mask(shapes, found)
+def masks_for(module: nn.Module, count: int) -> Iterator[Mask]:
+    """Draw masks that share no more than chance, over all projections of a network."""
+    found = projections(module, "both")
+    shapes = {name: tuple(module.get_parameter(name).shape) for name in found}
+    return (drawn(10 * number, shapes) for number in range(count))
 
 
-@contextmanager
-def corrected(module: nn.Module, masks: Sequence[Mask]) -> Iterator[None]:
+def corrected(module: nn.Module, masks: Sequence[Mask]) -> AbstractContextManager[None]:
     """Subtract in every layer what each sample's shut weights would have given."""
-    hooks, n = [], len(masks)
+    n, hits, hooks = len(masks), [mask.hits() for mask in masks], {}
 
-    def hook(differences: list[Tensor]) -> Callable[..., Tensor]:
-        def subtract(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            for k, difference in enumerate(differences):
-                rows = inputs[0][k::n].reshape(-1, inputs[0].shape[-1])
-                output[k::n] -= (difference @ rows.T).T.reshape(output[k::n].shape)
-            return output
-
-        return subtract
+    def subtract(
+        differences: list[Tensor], _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
+    ) -> Tensor:
+        for k, difference in enumerate(differences):
+            rows = inputs[0][k::n].reshape(-1, inputs[0].shape[-1])
+            output[k::n] -= (difference @ rows.T).T.reshape(output[k::n].shape)
+        return output
 
     for name in masks[0]:
-        layer = module.get_submodule(name.removesuffix(".weight"))
-        differences = []
-        for mask in masks:
-            hit = torch.zeros(layer.weight.shape, dtype=torch.bool)
-            hit.view(-1)[mask.indices[name]] = True
-            differences.append((layer.weight.detach() * hit).to_sparse_csr())
-        hooks.append(layer.register_forward_hook(hook(differences)))
-    try:
-        yield
-    finally:
-        for each in hooks:
-            each.remove()
+        weight = module.get_parameter(name).detach()
+        hooks[name] = partial(subtract, [(weight * hit[name]).to_sparse_csr() for hit in hits])
+    return hooked(module, hooks)
 
 
 @torch.no_grad()
@@ -79,11 +67,7 @@ def compared(
     key: str, module: nn.Module, call: Call, n: int, repeats: int
 ) -> list[dict[str, Any]]:
     """Time a forward of ``n`` samples by every way beside one with a single concept."""
-    shapes = {
-        name: tuple(module.get_parameter(name).shape) for name in projections(module, "both")
-    }
-    masks = [mask_for(shapes, number) for number in range(n)]
-    spent, found = dict[str, list[float]](), dict[str, list[Tensor]]()
+    masks = [*masks_for(module, n)]
 
     def alone() -> list[Tensor]:
         made = []
@@ -102,12 +86,12 @@ def compared(
         "corrections": (lambda: corrected(module, masks), together),
         "in-turn": (nullcontext, alone),
     }
+    spent, found = {way: list[float]() for way in ways}, dict[str, list[Tensor]]()
     for _ in range(repeats):
         for way, (context, forward) in ways.items():
             with context():
-                started = time.process_time()
-                found[way] = forward()
-                spent.setdefault(way, []).append(time.process_time() - started)
+                seconds, found[way] = timed(forward)
+            spent[way].append(seconds)
     rows, size = [], max(float(each.abs().max()) for each in found["in-turn"])
     for way, seconds in spent.items():
         ratio = median(a / b for a, b in zip(seconds, spent["single"], strict=True))
@@ -132,25 +116,23 @@ def forwards(pipeline: Pipeline, progress: Progress) -> list[dict[str, Any]]:
         progress("batch", len(found), 16, f"block of width {width}")
         block = BasicTransformerBlock(width, 8, width // 8, cross_attention_dim=768).eval()
         rows = torch.randn(8, tokens, width, generator=draw)
-        forward = partial(_part, block, rows, said)
-        found += compared(f"sd15-{width}", block, forward, 4, 3)
+
+        def part(some: slice, block: nn.Module = block, rows: Tensor = rows) -> Tensor:
+            return block(rows[some], encoder_hidden_states=said[some])
+
+        found += compared(f"sd15-{width}", block, part, 4, 3)
     return found
-
-
-def _part(block: nn.Module, rows: Tensor, said: Tensor, some: slice) -> Tensor:
-    return block(rows[some], encoder_hidden_states=said[some])
 
 
 def concepts_for(pipeline: Pipeline, count: int) -> Iterator[Concept]:
     """Draw concepts that all call their subject V*."""
-    weights = model_for(pipeline).weights()
-    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    base, draw = Fingerprint.of(weights, "built-in"), torch.Generator().manual_seed(0)
+    model, draw = model_for(pipeline), torch.Generator().manual_seed(0)
+    base, shapes = Fingerprint.of(model.weights(), "built-in"), shapes_of(model)
     table = pipeline.text_encoder.get_input_embeddings().weight
     for number in range(count):
         row = table[torch.randint(len(table), (1,), generator=draw)].detach().clone()
         word = Word("V*", "cat", {"text_encoder": row})
-        yield Concept((mask_for(shapes, number),), (word,), base)
+        yield Concept((drawn(10 * number, shapes),), (word,), base)
 
 
 def pictures(pipeline: Pipeline, progress: Progress) -> dict[str, float]:
@@ -161,65 +143,54 @@ def pictures(pipeline: Pipeline, progress: Progress) -> dict[str, float]:
         "one": lambda: cones.generate(pipeline, concepts[0], said, seeds=range(8)),
         "many": lambda: cones.generate(pipeline, requests),
     }
-    spent, drawn = {way: list[float]() for way in ways}, dict[str, np.ndarray]()
+    spent, made = {way: list[float]() for way in ways}, dict[str, np.ndarray]()
     for repeat in range(REPEATS):
         for way, draw in ways.items():
-            started = time.process_time()
-            drawn[way] = np.stack([np.asarray(each, int) for each in draw()])
-            spent[way].append(time.process_time() - started)
+            seconds, found = timed(draw)
+            spent[way].append(seconds)
+            made[way] = np.stack([np.asarray(each, int) for each in found])
         progress("batch", repeat + 1, REPEATS, "pictures")
     alone = [cones.generate(pipeline, c, said, seeds=[k])[0] for k, c in enumerate(concepts)]
-    off = np.abs(drawn["many"] - np.stack([np.asarray(each, int) for each in alone]))
+    off = np.abs(made["many"] - np.stack([np.asarray(each, int) for each in alone]))
     return {
         **{f"{way}_seconds": median(seconds) for way, seconds in spent.items()},
         "ratio": median(a / b for a, b in zip(spent["many"], spent["one"], strict=True)),
         "largest_difference": int(off.max()),
         "share_that_differs": float((off > 0).mean()),
-        "largest_between_concepts": int(np.abs(drawn["many"] - drawn["one"]).max()),
+        "largest_between_concepts": int(np.abs(made["many"] - made["one"]).max()),
     }
 
 
-def swapped(swap: Callable[[int], float], progress: Progress, note: str) -> dict[str, float]:
+def swapped(
+    key: str, swaps: Iterator[AbstractContextManager[None]], progress: Progress
+) -> dict[str, Any]:
     """Time swaps between many concepts: the first hundred and the last."""
     spent = []
-    for number in range(SWAPS):
-        spent.append(swap(number))
-        progress("batch", number + 1, SWAPS, note)
+    for number, swap in enumerate(swaps):
+        spent.append(timed(partial(_through, swap))[0])
+        progress("batch", number + 1, SWAPS, f"swaps of {key}")
     first, last = (1000 * median(part) for part in (spent[:100], spent[-100:]))
-    return {"first_ms": first, "last_ms": last, "ratio": last / first}
+    return {"key": key, "first_ms": first, "last_ms": last, "ratio": last / first}
+
+
+def _through(swap: AbstractContextManager[None]) -> None:
+    with swap:
+        pass
 
 
 def swaps(pipeline: Pipeline, progress: Progress) -> list[dict[str, Any]]:
     """Swap between a thousand concepts: whole ones in the built-in model, masks at full size."""
-    found, kept = [], concepts_for(pipeline, SWAPS)
-
-    def whole(number: int) -> float:
-        concept = next(kept)
-        started = time.process_time()
-        with concept.applied(pipeline):
-            pass
-        return time.process_time() - started
-
-    found.append({"key": "built-in", **swapped(whole, progress, "swaps")})
+    whole = (concept.applied(pipeline) for concept in concepts_for(pipeline, SWAPS))
     with torch.device("meta"):
         unet = UNet2DConditionModel(**SIZES["sd15"])
-    draw, shapes = torch.Generator().manual_seed(0), {}
-    layers = [m for m in unet.named_modules() if m[0].endswith((".to_k", ".to_v"))]
-    for name, layer in layers:
-        shapes[f"{name}.weight"] = tuple(layer.weight.shape)
-        layer.weight = nn.Parameter(torch.randn(layer.weight.shape, generator=draw))
-
-    def full(number: int) -> float:
-        mask = mask_for(shapes, number)
-        started = time.process_time()
-        with shut(unet, mask):
-            pass
-        return time.process_time() - started
-
-    return [*found, {"key": "sd15", **swapped(full, progress, "swaps at full size")}]
+    for name, layer in unet.named_modules():
+        if name.endswith((".to_k", ".to_v")):
+            layer.weight = nn.Parameter(torch.randn(layer.weight.shape))
+    full = (shut(unet, mask) for mask in masks_for(unet, SWAPS))
+    return [swapped("built-in", whole, progress), swapped("sd15", full, progress)]
 
 
-def run(progress: Progress) -> dict[str, Any]:
+def results(_: Path, progress: Progress) -> dict[str, Any]:
     """Measure forwards, pictures and swaps."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)

@@ -29,7 +29,7 @@ from cones.models.protocol import Progress
 from cones.models.words import candidates, encoders, reads, vectors
 from experiments.small import FAMILIES, save_single_file, small
 from experiments.small_transformers import TRANSFORMERS
-from experiments.tables import page, write_results
+from experiments.tables import page
 
 BUILT_IN = "built-in model"
 PRECISIONS = ("float32", "bfloat16")
@@ -168,9 +168,9 @@ def cases() -> list[tuple[str, ...]]:
     return [case for case in every if case[1] != "single file" or case[0] in SINGLE_FILES]
 
 
-def run(work: Path, docs: Path, progress: Progress) -> Path:
-    """Examine what has no record in ``work`` yet, and write results and page."""
-    record, every = work / "checkpoints.json", cases()
+def results(work: Path, progress: Progress) -> dict[str, Any]:
+    """Examine what has no record beside ``work`` yet."""
+    record, every = work.with_suffix(".json"), cases()
     cells = json.loads(record.read_text("utf-8")) if record.exists() else []
     known = [tuple(cell[key] for key in KEYS) for cell in cells]
     for case in every:
@@ -184,15 +184,14 @@ def run(work: Path, docs: Path, progress: Progress) -> Path:
     for name, make in REFUSED.items():
         with _told(refused, name):
             find(make(), Subject(torch.zeros(4, 3, 64, 64), "cat"))
-    write_results(docs, "checkpoints", {"cells": cells, "refused": refused})
-    return write_page(docs)
+    return {"cells": cells, "refused": refused}
 
 
 def write_page(docs: Path) -> Path:
     """Write the page on checkpoints from the results there are; give its path."""
-    results: dict[str, Any] = {"setups": SETUPS, "actions": ACTIONS}
+    found: dict[str, Any] = {"setups": SETUPS, "actions": ACTIONS}
     for name in ("checkpoints", "memory"):
         path = docs / "results" / f"{name}.json"
-        results[name] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    write_atomic(docs / "checkpoints.md", page("checkpoints", results).encode())
+        found[name] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    write_atomic(docs / "checkpoints.md", page("checkpoints.md", results=found).encode())
     return docs / "checkpoints.md"

@@ -17,7 +17,7 @@ import traceback
 import zlib
 from collections import Counter
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -136,11 +136,8 @@ def _field_changed(tree: Any, draw: random.Random) -> None:  # noqa: ANN401 - an
     while isinstance(node[key], dict | list) and node[key] and draw.random() < 0.8:
         node = node[key]
         key = draw.choice([*node]) if isinstance(node, dict) else draw.randrange(len(node))
-    old, fresh, what = (
-        node[key],
-        deepcopy(draw.choice(HOSTILE)),
-        draw.choice(("set", "near", "copy", "drop")),
-    )
+    old, fresh = node[key], deepcopy(draw.choice(HOSTILE))
+    what = draw.choice(("set", "near", "copy", "drop"))
     if what == "near":  # what it was, made deeper, longer or other by a little
         depth = draw.choice((6, 7, 600))
         deep = json.loads('{"a":' * depth + "1" + "}" * depth)
@@ -249,19 +246,9 @@ def record(number: int, folder: Path, at: "Synchronized[int]", skipped: set[int]
             what = f"too many {over[0]}" if over and what in GOOD else what
         counts[f"{made.kind}.{what if what in GOOD else 'failed'}"] += 1
         if what not in GOOD:
-            failures.setdefault(what, {"count": 0, "mutant": asdict(shrunk(made, what))})
-            failures[what]["count"] += 1
+            failures.setdefault(what, {"count": 0, "number": at.value})["count"] += 1
     found = {"counts": counts, "worst": worst, "failures": failures, "died": sorted(skipped)}
     write_atomic(folder / f"{number:06d}.json", json.dumps(found).encode())
-
-
-def shrunk(made: Mutant, what: str) -> Mutant:
-    """Leave out the edits without which the outcome is the same."""
-    for edit in made.edits:
-        less = replace(made, edits=tuple(each for each in made.edits if each != edit))
-        if less.edits and outcome(less, built(less), {}) == what:
-            made = less
-    return made
 
 
 def run(folder: Path, *, mutants: int, seconds: float, shard: tuple[int, int] = (0, 1)) -> None:

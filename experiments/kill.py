@@ -8,18 +8,19 @@ before a random change on disk. The model is tiny, and what goes on later is sav
 
 import importlib
 import json
-import mmap
+import multiprocessing
 import os
 import random
 import re
+import resource
 import runpy
 import shutil
 import signal
 import sys
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
+from ctypes import c_longlong
 from pathlib import Path
 from typing import Any
 
@@ -58,50 +59,39 @@ def attempt(
     Returns:
         Its exit code, the CPU seconds it took and the changes it made below ``out``.
     """
-    made = mmap.mmap(-1, 8)  # shared with the child
-    pid = os.fork()
-    if pid == 0:
-        _become(*command, out, made, change)
-    while seconds:
-        state, *told = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
-        if state == "Z" or int(told[10]) + int(told[11]) >= seconds * os.sysconf("SC_CLK_TCK"):
-            os.kill(pid, signal.SIGKILL)
-            break
+    context = multiprocessing.get_context("fork")
+    made, before = context.RawValue("q", 0), resource.getrusage(resource.RUSAGE_CHILDREN)
+    child = context.Process(target=_become, args=(*command, out, made, change))
+    child.start()
+    while seconds and child.is_alive():
+        told = Path(f"/proc/{child.pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+        if int(told[11]) + int(told[12]) >= seconds * os.sysconf("SC_CLK_TCK"):
+            child.kill()
         time.sleep(0.01)
-    _, status, used = os.wait4(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    return code, used.ru_utime + used.ru_stime, int.from_bytes(made[:8], "little")
+    child.join()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
+    return int(child.exitcode or 0), spent, made.value
 
 
-def _become(module: str, words: Sequence[str], out: Path, made: mmap.mmap, change: int) -> None:
-    """Turn this process into a command; it ends here."""
+def _become(module: str, words: Sequence[str], out: Path, made: c_longlong, change: int) -> None:
+    """Turn this process into a command."""
 
     def watch(event: str, told: tuple[object, ...]) -> None:
         writes = event == "open" and bool(int(str(told[2])) & (os.O_WRONLY | os.O_RDWR))
         if (writes or event in CHANGES) and str(out) in str(told):
-            count = int.from_bytes(made[:8], "little")
-            if count == change:
+            if made.value == change:
                 os.kill(os.getpid(), signal.SIGKILL)
-            made[:8] = (count + 1).to_bytes(8, "little")
+            made.value += 1
 
-    code = 99
-    try:
-        log = os.open(f"{out}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        for name in ("cones.search.resume", "pretraining.loop"):
-            vars(importlib.import_module(name))["SAVE_SECONDS"] = 0.0
-        sys.argv = [module, *words]
-        sys.addaudithook(watch)
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-        code = 0
-    except SystemExit as left:
-        code = left.code if isinstance(left.code, int) else int(left.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
+    log = os.open(f"{out}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    for name in ("cones.search.resume", "pretraining.loop"):
+        vars(importlib.import_module(name))["SAVE_SECONDS"] = 0.0
+    sys.argv = [module, *words]
+    sys.addaudithook(watch)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def contents(out: Path) -> dict[str, object]:

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from unittest.mock import patch
 
 import numpy as np
@@ -24,7 +25,7 @@ from cones.concept import Concept, Word
 from cones.fingerprint import Fingerprint
 from cones.library import INDEX, Library, likeness, sketch
 from cones.mask import Mask
-from cones.models import model_for
+from cones.models import Model, model_for
 from cones.models.protocol import Progress
 
 COUNT, DENSITY = 10_000, 0.0132
@@ -33,7 +34,23 @@ FEW = {"built-in": 1_000, "sd15": 20}  # concepts of a measurement
 REPEATS = 9
 NOUNS = ("cat", "dog", "jar", "teapot")
 Positions: TypeAlias = np.ndarray
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 Query: TypeAlias = Callable[[Positions], np.ndarray]  # likeness to every concept
+T = TypeVar("T")
+
+
+def timed(do: Callable[[], T], repeats: int = 1) -> tuple[float, T]:
+    """Give the median of the CPU seconds that it takes, and the last result."""
+    runs = []
+    for _ in range(repeats):
+        started = time.process_time()
+        runs.append((do(), time.process_time() - started))
+    return median(seconds for _, seconds in runs), runs[-1][0]
+
+
+def shapes_of(model: Model) -> dict[str, tuple[int, ...]]:
+    """Give the shapes of all weights that a search sees."""
+    return {name: tuple(weight.shape) for name, weight in model.weights().items()}
 
 
 def neurons(number: int, total: int) -> Positions:
@@ -46,7 +63,7 @@ def neurons(number: int, total: int) -> Positions:
     return np.union1d(shared, fresh)
 
 
-def mask_of(positions: Positions, shapes: Mapping[str, tuple[int, ...]]) -> Mask:
+def mask_of(positions: Positions, shapes: Shapes) -> Mask:
     """Deal positions out to the parameters."""
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
     starts = [0, *ends[:-1]]
@@ -55,9 +72,9 @@ def mask_of(positions: Positions, shapes: Mapping[str, tuple[int, ...]]) -> Mask
     return Mask(shapes, dict(zip(shapes, found, strict=True)))
 
 
-def jaccard(shared: np.ndarray, sizes: np.ndarray, size: int) -> np.ndarray:
-    """Give the share of the neurons of either that both have."""
-    return shared / (sizes + size - shared)
+def drawn(number: int, shapes: Shapes) -> Mask:
+    """Draw the mask of a concept."""
+    return mask_of(neurons(number, Mask.empty(shapes).total), shapes)
 
 
 def ways(concepts: Sequence[Positions], total: int) -> dict[str, tuple[float, Query]]:
@@ -65,26 +82,25 @@ def ways(concepts: Sequence[Positions], total: int) -> dict[str, tuple[float, Qu
     count, sizes = len(concepts), np.array([len(each) for each in concepts])
     listed = np.concatenate(concepts).astype(np.uint32)
     starts = np.cumsum([0, *sizes[:-1]])
-    bits = np.zeros((count, -(-total // 64) * 8), np.uint8)
-    for row, each in zip(bits, concepts, strict=True):
-        row[: -(-total // 8)] = _packed(each, total)
+    bits = np.stack([_packed(each, total) for each in concepts])
     sketches = np.stack([_sketch(each, total) for each in concepts])
     every = np.tile(sketches, (COUNT // count, 1))
+
+    def jaccard(shared: np.ndarray, query: Positions) -> np.ndarray:
+        return shared / (sizes + len(query) - shared)
 
     def by_lists(query: Positions) -> np.ndarray:
         hit = np.zeros(total, np.uint8)
         hit[query] = 1
-        return jaccard(np.add.reduceat(hit[listed], starts, dtype=np.int64), sizes, len(query))
+        return jaccard(np.add.reduceat(hit[listed], starts, dtype=np.int64), query)
 
     def by_bits(query: Positions) -> np.ndarray:
-        row = np.zeros(bits.shape[1], np.uint8)
-        row[: -(-total // 8)] = _packed(query, total)
-        both = np.bitwise_count(bits.view(np.uint64) & row.view(np.uint64))
-        return jaccard(both.sum(1, dtype=np.int64), sizes, len(query))
+        both = np.bitwise_count(bits & _packed(query, total))
+        return jaccard(both.sum(1, dtype=np.int64), query)
 
     found = {
         "sorted lists": (listed.nbytes / count, by_lists),
-        "bitmaps": (bits.shape[1], by_bits),
+        "bitmaps": (bits.nbytes / count, by_bits),
         "minhash": (sketches.nbytes / count, lambda q: likeness(every, _sketch(q, total))[:count]),
     }
     if importlib.util.find_spec("pyroaring"):
@@ -101,9 +117,9 @@ def ways(concepts: Sequence[Positions], total: int) -> dict[str, tuple[float, Qu
 
 
 def _packed(positions: Positions, total: int) -> np.ndarray:
-    hit = np.zeros(total, bool)
+    hit = np.zeros(-(-total // 64) * 64, bool)
     hit[positions] = True
-    return np.packbits(hit)
+    return np.packbits(hit).view(np.uint64)
 
 
 def _sketch(positions: Positions, total: int) -> np.ndarray:
@@ -113,67 +129,55 @@ def _sketch(positions: Positions, total: int) -> np.ndarray:
 def compared(name: str, total: int) -> list[dict[str, Any]]:
     """Measure every way on a model with ``total`` searched weights, and how far it is off."""
     concepts = [neurons(number, total) for number in range(FEW[name])]
-    kinds, spent = ways(concepts, total), dict[str, list[float]]()
-    off = {kind: list[float]() for kind in kinds}
+    kinds, rows = ways(concepts, total), []
+    spent, off = ({kind: list[float]() for kind in kinds} for _ in range(2))
     for repeat in range(REPEATS):
         query = concepts[repeat * len(concepts) // REPEATS // 10 * 10]  # the first of a family
         exact = kinds["sorted lists"][1](query)
         for kind, (_, ask) in kinds.items():
-            started = time.process_time()
-            found = ask(query)
-            spent.setdefault(kind, []).append(time.process_time() - started)
+            seconds, found = timed(partial(ask, query))
+            spent[kind].append(seconds)
             off[kind] += (found - exact).tolist()
-    rows = []
     for kind, (size, _) in kinds.items():
         times = 1 if kind == "minhash" else COUNT / len(concepts)
         row = {"key": f"{name} {kind}".replace(" ", "-"), "model": name, "way": kind}
         row |= {"ms": 1000 * times * median(spent[kind]), "bytes": size}
         errors = np.abs(off[kind])
-        rows.append(
-            row | {"rms": float(np.sqrt((errors**2).mean())), "worst": float(errors.max())}
-        )
+        row |= {"rms": float(np.sqrt((errors**2).mean())), "worst": float(errors.max())}
+        rows.append(row)
     return rows
 
 
-def written(folder: Path, progress: Progress) -> dict[str, tuple[int, ...]]:
+def written(folder: Path, progress: Progress) -> Shapes:
     """Write the concept files that are not there yet; give the shapes of the built-in model."""
-    weights = model_for(cones.load_pipeline()).weights()
-    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    base, total = Fingerprint.of(weights, "built-in"), sum(w.numel() for w in weights.values())
+    model = model_for(cones.load_pipeline())
+    shapes, base = shapes_of(model), Fingerprint.of(model.weights(), "built-in")
     folder.mkdir(parents=True, exist_ok=True)
     row = torch.ones(1, 384)
     for number in range(COUNT):
         path = folder / f"{number:05d}.safetensors"
         if not path.exists():
-            mask = mask_of(neurons(number, total), shapes)
             word = Word("V*", NOUNS[number % len(NOUNS)], {"text_encoder": row * number})
-            made = Concept((mask,), (word,), base, {}, {"verdict": "gained"})
+            made = Concept((drawn(number, shapes),), (word,), base, {}, {"verdict": "gained"})
             with patch("cones.concept_file.loads"):  # what is written need not be read back now
                 made.save(path)
         progress("library", number + 1, COUNT, "written")
     return shapes
 
 
-def opened(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
+def opened(folder: Path, shapes: Shapes) -> dict[str, float]:
     """Time openings and queries, in ms of CPU, and the whole command, by the clock."""
-    total = sum(int(np.prod(shape)) for shape in shapes.values())
-    query = cones.load(folder / "00000.safetensors").using(mask_of(neurons(5, total), shapes))
+    query = cones.load(folder / "00000.safetensors").using(drawn(5, shapes))
     (folder / INDEX).unlink(missing_ok=True)
-    found, library = dict[str, float](), list[Library]()
-
-    def timed(repeats: int, do: Callable[[], object]) -> float:
-        spent = []
-        for _ in range(repeats):
-            started = time.process_time()
-            do()
-            spent.append(time.process_time() - started)
-        return 1000 * median(spent)
-
-    found["first_ms"] = timed(1, lambda: Library(folder))
-    found["again_ms"] = timed(REPEATS, lambda: library.append(Library(folder)))
-    found["find_ms"] = timed(REPEATS, lambda: library[-1].find(noun="cat", base="built-in"))
-    found["near_ms"] = timed(REPEATS, lambda: library[-1].near(query))
-    found["family_ms"] = timed(REPEATS, lambda: library[-1].family(query))
+    found = {"first_ms": 1000 * timed(lambda: Library(folder))[0]}
+    library = Library(folder)
+    asked: dict[str, Callable[[], object]] = {
+        "again_ms": lambda: Library(folder),
+        "find_ms": lambda: library.find(noun="cat", base="built-in"),
+        "near_ms": lambda: library.near(query),
+        "family_ms": lambda: library.family(query),
+    }
+    found |= {name: 1000 * timed(ask, REPEATS)[0] for name, ask in asked.items()}
     started = time.monotonic()
     command = [sys.executable, "-m", "cones", "library", str(folder), "--noun", "none"]
     subprocess.run(command, check=True, capture_output=True)
@@ -183,26 +187,21 @@ def opened(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, flo
     return found | {"files": COUNT, "neurons": float(len(query.mask))}
 
 
-def read(shapes: Mapping[str, tuple[int, ...]]) -> list[dict[str, Any]]:
+def read(shapes: Shapes) -> list[dict[str, Any]]:
     """Time the reading of a file of one level, for the built-in model and at full size."""
     rows, base = [], Fingerprint("any", "0" * 64, bytes(128))
     for key, parameters in {"built-in": shapes, "sd15": {"weight": (SD15,)}}.items():
-        total, spent = sum(int(np.prod(shape)) for shape in parameters.values()), []
-        made = Concept((mask_of(neurons(0, total), parameters),), (Word("V*", "cat"),), base)
+        made = Concept((drawn(0, parameters),), (Word("V*", "cat"),), base)
         data = cones.concept_file.dumps(made)
-        for _ in range(REPEATS):
-            started = time.process_time()
-            cones.concept_file.loads(data)
-            spent.append(time.process_time() - started)
-        rows.append({"key": key, "bytes": len(data), "ms": 1000 * median(spent)})
+        seconds, _ = timed(partial(cones.concept_file.loads, data), REPEATS)
+        rows.append({"key": key, "bytes": len(data), "ms": 1000 * seconds})
     return rows
 
 
-def run(work: Path, progress: Progress) -> dict[str, Any]:
+def results(work: Path, progress: Progress) -> dict[str, Any]:
     """Measure the ways to tell likeness, then a library of 10,000 files in ``work``."""
     torch.set_num_threads(1)
-    shapes = written(work / "library", progress)
-    total = sum(int(np.prod(shape)) for shape in shapes.values())
-    rows = [*compared("built-in", total), *compared("sd15", SD15)]
-    opening, files = opened(work / "library", shapes), read(shapes)
+    shapes = written(work, progress)
+    rows = [*compared("built-in", Mask.empty(shapes).total), *compared("sd15", SD15)]
+    opening, files = opened(work, shapes), read(shapes)
     return {"opening": opening, "likeness": rows, "files": files, "density": DENSITY}

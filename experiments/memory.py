@@ -29,9 +29,7 @@ from cones.search.loss import Examples, ImplantingLoss, Weights, together
 from cones.search.score import score_accelerated
 from cones.search.settings import Settings
 from cones.search.start import ROUNDS
-from experiments.checkpoints import write_page
 from experiments.small import small
-from experiments.tables import write_results
 
 CARDS = (24, 16, 12, 8, 6)  # GB
 ENCODERS = {"sd15": 207e6, "sd21": 424e6, "sdxl": 901e6}  # parameters of text encoders and VAE
@@ -124,13 +122,6 @@ def one_step(model: Model, settings: Settings, weights: Weights) -> Tensor:
         return score_accelerated(losses, weights, steps=1, rate=1e-3)
 
 
-def forward(model: Model, samples: int) -> None:
-    """Predict without a gradient."""
-    noised, times = torch.empty(samples, *model.latent_shape), torch.zeros(samples).long()
-    with torch.no_grad():
-        model.predict({}, noised, times, model.condition([""] * samples))
-
-
 def rows_of(name: str, settings: Settings) -> Iterator[dict[str, Any]]:
     """Say what a search takes on each card, and how it is done there."""
     known: dict[str, Live] = {}
@@ -139,8 +130,9 @@ def rows_of(name: str, settings: Settings) -> Iterator[dict[str, Any]]:
         weights = sum(w.nbytes for w in network.parameters())
         with torch.no_grad(), Live(vae.parameters()) as decoding:
             vae.decode(torch.empty(1, *model.latent_shape).bfloat16())
-        with Live(network.parameters()) as drawing:
-            forward(model, 2)  # guidance asks twice
+        with torch.no_grad(), Live(network.parameters()) as drawing:  # guidance asks twice
+            noised, times = torch.empty(2, *model.latent_shape), torch.zeros(2).long()
+            model.predict({}, noised, times, model.condition(["", ""]))
         beside = 2 * ENCODERS[name] + max(decoding.peak, drawing.peak)  # while pictures are drawn
         for card in CARDS:
             told, room = list[str](), (1 - memory.SPARE) * card * 1e9
@@ -163,12 +155,11 @@ def rows_of(name: str, settings: Settings) -> Iterator[dict[str, Any]]:
             yield row | {"settings": given | {"dtype": "bfloat16"}}
 
 
-def run(work: Path, docs: Path, progress: Progress) -> Path:
-    """Measure all models on all cards, and write results and page."""
+def results(_: Path, progress: Progress) -> dict[str, Any]:
+    """Measure all models on all cards."""
     rows = []
     for name in SIZES:
         for row in rows_of(name, Settings()):
             rows.append(row)
             progress("memory", len(rows), len(SIZES) * len(CARDS), row["key"])
-    write_results(docs, "memory", {"rows": rows})
-    return write_page(docs)
+    return {"rows": rows}

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 import cones
+from cones.models.protocol import Progress
 from cones.scale import Job, attempt, here, on_ray, run
 from cones.search.spread import one_search
 from experiments.kill import compared, contents
@@ -145,7 +146,7 @@ def together() -> dict[str, Any]:
     return found
 
 
-def results(work: Path) -> dict[str, Any]:
+def results(work: Path, progress: Progress) -> dict[str, Any]:
     """Run both."""
     shutil.rmtree(work, ignore_errors=True)
     return {"many": many(work), "together": together()}

@@ -73,6 +73,13 @@ def text_encoder(width: int, act: str, kind: type = CLIPTextModel) -> Part:
     return kind(CLIPTextConfig(**sizes, **ids, pad_token_id=said.pad_token_id)).eval()
 
 
+def vae(**scaling: float) -> Part:
+    """Build an autoencoder of four blocks."""
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "norm_num_groups": 2}
+    blocks |= {"up_block_types": ("UpDecoderBlock2D",) * 4, "block_out_channels": (4,) * 4}
+    return diffusers.AutoencoderKL(**blocks, sample_size=64, scaling_factor=0.5, **scaling).eval()
+
+
 def small(
     kind: str = "StableDiffusionPipeline",
     *,
@@ -83,15 +90,13 @@ def small(
     """Build a pipeline of a class of diffusers; ``v`` gives it the parts of 2.x."""
     torch.manual_seed(0)
     xl, width = "XL" in kind, WIDE if v else NARROW
-    vae = {"down_block_types": ("DownEncoderBlock2D",) * 4, "norm_num_groups": 2}
-    vae |= {"up_block_types": ("UpDecoderBlock2D",) * 4, "block_out_channels": (4,) * 4}
     shape = {"sample_size": 8, "block_out_channels": (8, 16), "layers_per_block": 1}
     shape |= {"attention_head_dim": 2, "norm_num_groups": 4, "use_linear_projection": v}
     shape |= {"down_block_types": ("CrossAttnDownBlock2D",) * 2}
     shape |= {"up_block_types": ("CrossAttnUpBlock2D",) * 2}
     shape |= {"cross_attention_dim": NARROW + WIDE, **XL} if xl else {"cross_attention_dim": width}
     parts: dict[str, Part] = {
-        "vae": diffusers.AutoencoderKL(**vae, sample_size=64, scaling_factor=0.5).eval(),
+        "vae": vae(),
         "text_encoder": text_encoder(width, "gelu" if v else "quick_gelu"),
         "tokenizer": tokenizer(),
         "unet": diffusers.UNet2DConditionModel(**(shape | unet)).eval(),

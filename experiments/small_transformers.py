@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from cones.models.protocol import Part, Pipeline
-from experiments.small import text_encoder, tokenizer
+from experiments.small import text_encoder, tokenizer, vae
 
 TEXT, CLIP, INNER = 32, 16, 16  # widths of T5, of CLIP (two fit into T5's), and of the network
 SIDE, CHANNELS = 8, 4  # of latents
@@ -39,7 +39,7 @@ def stable_diffusion_3() -> Pipeline:
     return diffusers.StableDiffusion3Pipeline(
         transformer=diffusers.SD3Transformer2DModel(**shape).eval(),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_vae(shift_factor=0.1),
+        vae=vae(shift_factor=0.1),
         text_encoder=text_encoder(CLIP, "quick_gelu", CLIPTextModelWithProjection),
         tokenizer=tokenizer(),
         text_encoder_2=text_encoder(CLIP, "gelu", CLIPTextModelWithProjection),
@@ -56,7 +56,7 @@ def flux() -> Pipeline:
     pipeline = diffusers.FluxPipeline(
         transformer=diffusers.FluxTransformer2DModel(**HEADS, **shape).eval(),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=_vae(shift_factor=0.1),
+        vae=vae(shift_factor=0.1),
         text_encoder=text_encoder(CLIP, "quick_gelu", CLIPTextModel),
         tokenizer=tokenizer(),
         text_encoder_2=_t5(),
@@ -72,7 +72,7 @@ def pixart() -> Pipeline:
     return diffusers.PixArtSigmaPipeline(
         transformer=diffusers.PixArtTransformer2DModel(**HEADS, **LATENTS, **shape).eval(),
         scheduler=diffusers.DPMSolverMultistepScheduler(),
-        vae=_vae(),
+        vae=vae(),
         text_encoder=_t5(),
         tokenizer=_t5_tokenizer(),
     )
@@ -111,13 +111,6 @@ TRANSFORMERS: dict[str, Callable[[], Pipeline]] = {
     "PixArt": partial(_seeded, pixart),
     "Sana": partial(_seeded, sana),
 }
-
-
-def _vae(**scaling: float) -> Part:
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "norm_num_groups": 2}
-    blocks |= {"up_block_types": ("UpDecoderBlock2D",) * 4, "block_out_channels": (4,) * 4}
-    sizes = {"sample_size": 8 * SIDE, "latent_channels": CHANNELS, "scaling_factor": 0.5}
-    return diffusers.AutoencoderKL(**blocks, **sizes, **scaling).eval()
 
 
 def _t5() -> Part:

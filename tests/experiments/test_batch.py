@@ -4,20 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments import batch
+from experiments import batch, library
 from fakes import tiny_pipeline
-
-
-def test_masks_differ_by_number_and_have_the_density() -> None:
-    shapes = {"a": (100, 90), "b": (10, 9)}
-    found = [batch.mask_for(shapes, number) for number in (0, 1, 1)]
-    assert found[1] == found[2] != found[0]
-    assert all(each.density == pytest.approx(batch.DENSITY, rel=0.05) for each in found)
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR")
 def test_all_ways_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "DENSITY", 0.3)
+    monkeypatch.setattr(library, "DENSITY", 0.3)
     unet, draw = tiny_pipeline().unet, torch.Generator().manual_seed(0)
     noise = torch.randn(6, 4, 8, 8, generator=draw)
     text = torch.randn(6, 16, 32, generator=draw)

@@ -1,6 +1,5 @@
 """The matrix of models: three of its cells, the files that they are made from, and its page."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from cones import load_pipeline
 from experiments import checkpoints
 from experiments.small import FAMILIES, save_single_file
+from experiments.tables import write_results
 
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
@@ -71,12 +71,12 @@ def test_a_run_goes_on_and_writes_the_page(
     )
     said: list[object] = []
     for _ in range(2):
-        path = checkpoints.run(tmp_path, tmp_path / "docs", lambda *at: said.append(at))
+        results = checkpoints.results(tmp_path / "record", lambda *at: said.append(at))
     assert [at[1] for at in said] == [1, 2]
-    page = path.read_text("utf-8")
+    write_results(tmp_path, "checkpoints", results)
+    page = checkpoints.write_page(tmp_path).read_text("utf-8")
     assert "| SD 1.x | not undo in bfloat16 (1) |" in page
     assert "1. lost" in page
-    results = json.loads((tmp_path / "docs" / "results" / "checkpoints.json").read_text("utf-8"))
     assert len(results["cells"]) == 2
     assert list(results["refused"]) == list(checkpoints.REFUSED)
     assert not [text for text in results["refused"].values() if not text.startswith("found a")]

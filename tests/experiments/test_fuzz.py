@@ -77,12 +77,6 @@ def test_outcomes_are_told_apart(
     assert cost["seconds"] >= 0 <= cost["megabytes"]
 
 
-def test_edits_that_do_not_matter_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuzz, "built", lambda made: repr(made.edits).encode())
-    monkeypatch.setattr(fuzz, "outcome", lambda made, data, cost: "bad" * (b"5" in data))
-    assert fuzz.shrunk(Mutant("field", 0, (3, 5, 8)), "bad").edits == (5,)
-
-
 def test_a_run_counts_every_mutant_once_and_steps_over_one_that_kills_the_reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,5 @@
 """Memory and arithmetic are counted as they are spent."""
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from cones import Subject, find
 from cones.models import Model
 from cones.search.settings import Settings
 from experiments import memory
-from experiments.checkpoints import QUICK
+from experiments.checkpoints import QUICK, write_page
 from experiments.small import small
+from experiments.tables import write_results
 
 WIDTHS = {"block_out_channels": (32,) * 4, "cross_attention_dim": 32}
 
@@ -112,14 +112,13 @@ def test_the_library_chooses_for_a_card(
     tiny: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(memory, "CARDS", (1, 0.02, 0))
-    memory.run(tmp_path, tmp_path / "docs", lambda *at: None)
-    text = (tmp_path / "docs" / "results" / "memory.json").read_text("utf-8")
-    large, middle, none = json.loads(text)["rows"]
+    found = memory.results(tmp_path, lambda *at: None)
+    large, middle, none = found["rows"]
     assert (large["fits"], none["fits"]) == (True, False)
     assert large["way"].startswith(f"{Settings().batch} samples at once, 0 of ")
     assert none["way"].startswith("1 samples at once, ")
     assert none["way"].endswith("scores in the computer's memory")
     assert none["pflop"] >= middle["pflop"] >= large["pflop"]
     assert none["gb"] <= middle["gb"] <= large["gb"]
-    page = (tmp_path / "docs" / "checkpoints.md").read_text("utf-8")
-    assert "| sd15 | 128 | 1 GB |" in page
+    write_results(tmp_path, "memory", found)
+    assert "| sd15 | 128 | 1 GB |" in write_page(tmp_path).read_text("utf-8")
