@@ -50,7 +50,7 @@ def test_plain_diffusers_draws_the_subject_from_the_folder(
     with (cat | dog).applied(pipeline):
         assert np.array_equal(draw(again, said), draw(pipeline, said))
     assert type(again.scheduler) is type(pipeline.scheduler)
-    with pytest.raises(FileError, match="model exists; expected a new name, or an older export"):
+    with pytest.raises(FileError, match="model exists; expected a new name, or an older output"):
         export(pipeline, cat, tmp_path / "model")
     export(pipeline, cat, tmp_path / "model", overwrite=True)
     assert "V2*" not in kind.from_pretrained(tmp_path / "model").tokenizer.get_vocab()

@@ -6,7 +6,7 @@ embeddings, the fingerprint of the base model, and how it was found. The file is
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -208,12 +208,24 @@ class Concept:
         return Concept((mask,), words, self.base, {"combined": how, "parts": parts})
 
 
+def with_strengths(
+    concepts: Concept | Iterable[Concept], strengths: Sequence[float] | None
+) -> list[tuple[Concept, float]]:
+    """Pair each concept with how far it is shut, 1 by default; a MaskError if they do not fit."""
+    found = [concepts] if isinstance(concepts, Concept) else list(concepts)
+    amounts = [1.0] * len(found) if strengths is None else list(strengths)
+    if len(amounts) != len(found):
+        raise MaskError(
+            f"found {len(amounts)} strengths; expected {len(found)}, one per concept; fit them"
+        )
+    return list(zip(found, amounts, strict=True))
+
+
 def told_apart(words: Iterable[Word]) -> tuple[Word, ...]:
     """List every word once; a union shares the word of its part.
 
-    Raises:
-        MaskError: One identifier names two subjects, even with one vector: both may start from
-            the same word.
+    One identifier for two subjects is a MaskError, even with one vector: both may start from the
+    same word.
     """
     found: dict[str, Word] = {}
     for word in words:

@@ -21,8 +21,8 @@ import torch
 from diffusers.utils.pil_utils import numpy_to_pil
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from cones.concept import Concept, Json, Word, told_apart
-from cones.errors import MaskError, PromptError
+from cones.concept import Concept, Json, Word, told_apart, with_strengths
+from cones.errors import PromptError
 from cones.files import write_atomic
 from cones.intervention import shut_each
 from cones.mask import Mask
@@ -50,14 +50,7 @@ class Request:
     @cached_property
     def pairs(self) -> list[tuple[Concept, float]]:
         """Pair every concept with its strength."""
-        found = [self.concepts] if isinstance(self.concepts, Concept) else list(self.concepts)
-        amounts = [1.0] * len(found) if self.strengths is None else list(self.strengths)
-        if len(amounts) != len(found):
-            raise MaskError(
-                f"found {len(amounts)} strengths for {self.prompt!r}; expected {len(found)}, one "
-                "per concept; fit them"
-            )
-        return list(zip(found, amounts, strict=True))
+        return with_strengths(self.concepts, self.strengths)
 
 
 def generate(

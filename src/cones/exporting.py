@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from cones.concept import Concept
 from cones.errors import FileError, ModelError
-from cones.files import replace_when_done
-from cones.models import Pipeline, model_for
+from cones.files import replace_when_done, require_free
+from cones.models import Pipeline, UNetModel, model_for
 from cones.models.applied import applied
 from cones.models.checkpoint import published
 from cones.models.words import encoders, reads
@@ -64,19 +64,10 @@ def export(
     return _model(*given) if to == "diffusers" else _files(*given, to == "single-file")
 
 
-def _require_free(path: Path, mark: Path, overwrite: bool) -> None:
-    """Refuse to replace what was not asked for, or what is no export (has no ``mark``)."""
-    if path.exists() and not (overwrite and mark.is_file()):
-        raise FileError(
-            f"{path} exists; expected a new name, or an older export and overwrite=True "
-            "(--overwrite); choose another name"
-        )
-
-
 def _model(
     pipeline: Pipeline, concepts: Sequence[Concept], path: Path, overwrite: bool
 ) -> tuple[Path, ...]:
-    _require_free(path, path / "model_index.json", overwrite)
+    require_free(path, replaceable=overwrite and (path / "model_index.json").is_file())
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with applied(pipeline, concepts), _long_tables(pipeline):
@@ -108,7 +99,7 @@ def _files(
     pipeline: Pipeline, concepts: Sequence[Concept], path: Path, overwrite: bool, whole: bool
 ) -> tuple[Path, ...]:
     """Write one file of weights, ``whole`` or their differences, and one embedding per word."""
-    if getattr(pipeline, "unet", None) is None:
+    if not UNetModel.knows(pipeline):
         raise ModelError(
             f"found a {type(pipeline).__name__}; expected a model with a U-Net, for single files "
             "of other families join queries, keys and values; export it with to='diffusers'"
@@ -123,7 +114,7 @@ def _files(
             name += "_"  # of V* and V+
         embeddings[at] = {keys[encoder]: rows for encoder, rows in word.embeddings.items()}
     for each in (file, *embeddings):
-        _require_free(each, each, overwrite)
+        require_free(each, replaceable=overwrite and each.is_file())
     live = model_for(pipeline).weights()
     before = {} if whole else {name: weight.clone() for name, weight in live.items()}
     with applied(pipeline, concepts):

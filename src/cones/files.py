@@ -12,7 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cones.errors import FileError
+
 ABANDONED = 24 * 3600  # seconds after which a temporary file is one of a killed run
+
+
+def require_free(path: Path, *, replaceable: bool) -> None:
+    """Refuse a path where something is, unless that may be replaced, by a FileError."""
+    if path.exists() and not replaceable:
+        raise FileError(
+            f"{path} exists; expected a new name, or an older output and overwrite=True "
+            "(--overwrite); choose another name"
+        )
 
 
 def write_atomic(path: Path, data: bytes) -> None:

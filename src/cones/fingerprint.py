@@ -24,17 +24,11 @@ RELATED = 0.7  # unrelated models agree in 0.5 +- 0.016 of the signs
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What is kept of a base model, about 200 bytes.
+    """What is kept of a base model, about 200 bytes."""
 
-    Attributes:
-        model: Its name or path, for messages only.
-        weights: SHA-256 of the names, shapes and values of its K/V weights.
-        signs: Sign bits of 1,024 fixed places, 128 bytes; 1 is negative.
-    """
-
-    model: str
-    weights: str
-    signs: bytes
+    model: str  # its name or path, for messages only
+    weights: str  # SHA-256 of the names, shapes and values of its K/V weights
+    signs: bytes  # sign bits of 1,024 fixed places, 128 bytes; 1 is negative
 
     @classmethod
     def of(cls, weights: Mapping[str, Float[Tensor, "..."]], model: str) -> "Fingerprint":
@@ -44,10 +38,6 @@ class Fingerprint:
         different scopes can meet.
         """
         order = sorted(name for name, weight in weights.items() if weight.numel())
-        if not order:
-            raise MaskError(
-                f"{model!r} gave no weights; expected at least one; pass what the model searches"
-            )
         sha, each, bits = hashlib.sha256(), -(-SIGNS // len(order)), []
         for name in order:
             flat = weights[name].detach().reshape(-1)
@@ -60,11 +50,7 @@ class Fingerprint:
         return cls(model, sha.hexdigest(), signs)
 
     def require(self, found: "Fingerprint") -> None:
-        """Take this model in any precision, warn of a fine-tune of it, and refuse others.
-
-        Raises:
-            MaskError: The model is unrelated, or has other layers.
-        """
+        """Take this model in any precision, warn of a fine-tune, refuse others by a MaskError."""
         ours, theirs = (np.frombuffer(each.signs, np.uint8) for each in (self, found))
         share = 1 - np.unpackbits(ours ^ theirs).mean()
         if share < RELATED:

@@ -37,11 +37,7 @@ def load(source: str | Path) -> Concept:
 
 
 def local(source: str | Path) -> Path:
-    """Give the path of a concept file; one of the hub is fetched, or is the copy from last time.
-
-    Raises:
-        FileError: The hub does not know it, or does not answer and there is no copy.
-    """
+    """Give the path of a concept file; one of the hub is fetched, or is the last copy."""
     name = source.as_posix() if isinstance(source, Path) else source
     if not name.startswith(SCHEME):
         return Path(source)

@@ -106,12 +106,7 @@ def shut_each(
     ``samples`` are masks and strengths for each. Row ``k`` of a batch is of sample ``k % n``, also
     where guidance makes it longer. A sample meets the weights that nested :func:`shut` would give
     it alone, to the bit. Those of the module are not written to: the layers hold one copy for each
-    sample. A module that was compiled does not notice.
-
-    Raises:
-        MaskError: As in :func:`shut`.
-        InterventionError: As there; or a weight is not of a linear layer. While the context is
-            open, also if a batch does not have ``n`` samples.
+    sample. A module that was compiled does not notice. Only weights of linear layers can differ.
     """
     if all(each == samples[0] for each in samples):
         with _all_shut(module, samples[0] if samples else ()):
@@ -136,7 +131,7 @@ def shut_each(
     with ExitStack() as stack:
         for name in names:
             stack.callback(_set_forward, layers[name], vars(layers[name]).get("forward"))
-            _set_forward(layers[name], _PerSample(layers[name].bias, torch.stack(own.pop(name))))
+            _set_forward(layers[name], _per_sample(layers[name].bias, torch.stack(own.pop(name))))
         yield
 
 
@@ -155,22 +150,24 @@ def _set_forward(layer: nn.Module, forward: Callable[..., Tensor] | None) -> Non
         layer.forward = forward
 
 
-class _PerSample:
-    """A linear layer's forward with other weights for every sample."""
+def _per_sample(
+    bias: Tensor | None, weights: Float[Tensor, "n inputs outputs"]
+) -> Callable[..., Tensor]:
+    """Give a linear layer's forward with other weights for every sample."""
+    n = len(weights)
 
-    def __init__(self, bias: Tensor | None, weights: Float[Tensor, "n inputs outputs"]) -> None:
-        self.bias, self.weights = bias, weights
-
-    def __call__(self, rows: Float[Tensor, "batch length inputs"]) -> Tensor:
-        n = len(self.weights)
+    def forward(rows: Float[Tensor, "batch length inputs"]) -> Tensor:
+        nonlocal weights
         if len(rows) % n:
             raise InterventionError(
                 f"found a batch of {len(rows)}; expected a multiple of {n} samples; draw them one "
                 "by one"
             )
-        self.weights = self.weights.to(rows.device)  # the model may have been moved since
-        parts = [torch.bmm(part, self.weights) for part in rows.split(n)]
-        return torch.cat(parts) if self.bias is None else torch.cat(parts) + self.bias
+        weights = weights.to(rows.device)  # the model may have been moved since
+        parts = [torch.bmm(part, weights) for part in rows.split(n)]
+        return torch.cat(parts) if bias is None else torch.cat(parts) + bias
+
+    return forward
 
 
 def _undo(change: _Change) -> None:
@@ -208,11 +205,7 @@ def _writable(module: nn.Module, mask: Mask) -> dict[str, Tensor]:
 
 
 def require_writable(name: str, weight: Tensor) -> None:
-    """Refuse a weight whose values are not its own, not floats or not in memory.
-
-    Raises:
-        InterventionError: It is quantised, offloaded, expanded or made in inference mode.
-    """
+    """Refuse weights that are quantised, offloaded, expanded or made in inference mode."""
     kind = type(weight.detach())
     frozen = weight.is_inference() and not torch.is_inference_mode_enabled()
     odd = kind is not Tensor or weight.is_meta or 0 in weight.stride() or frozen

@@ -26,8 +26,8 @@ import torch
 import cones
 from cones.concept import Concept
 from cones.concept_file import loads
-from cones.errors import ConesError, FileError
-from cones.files import write_atomic
+from cones.errors import ConesError
+from cones.files import require_free, write_atomic
 from cones.models import Pipeline
 from cones.models.protocol import Part, Progress
 from cones.search.resume import owned, silent
@@ -70,17 +70,15 @@ class Job:
 def search(job: Job, pipeline: Pipeline, progress: Progress = silent) -> Concept | None:
     """Search and write the file; until then all is kept in ``OUT.part``, where a search goes on.
 
-    Of processes that share one search the first writes, and the others get None.
-
-    Raises:
-        ConesError: The file exists, or another process searches for it, or as in ``cones.find``.
+    Of processes that share one search the first writes, and the others get None. A file that
+    exists, or that another process searches for, is refused.
     """
     leads, work = place()[0] == 0, job.work
     kept = work / f"{job.key}.safetensors"  # so a run that is killed at the end is known as done
     with owned(work) if leads else nullcontext():
         ((done,),) = spread([lambda: (torch.tensor(kept.exists()),)])  # as the first one sees it
         if not done:
-            _require_free(job)
+            require_free(job.out, replaceable=job.overwrite)
             photos = job.photos[0] if len(job.photos) == 1 else job.photos
             said = {"noun": job.noun, "identifier": job.identifier, "others": job.others}
             how = {"settings": job.settings, "work": work, "progress": progress}
@@ -90,18 +88,11 @@ def search(job: Job, pipeline: Pipeline, progress: Progress = silent) -> Concept
         if not leads:
             return None
         data = kept.read_bytes()
-        _require_free(job, data)  # hours may have passed
+        same = job.out.exists() and job.out.read_bytes() == data
+        require_free(job.out, replaceable=job.overwrite or same)  # hours may have passed
         write_atomic(job.out, data)
         shutil.rmtree(work, ignore_errors=True)
     return loads(data)
-
-
-def _require_free(job: Job, data: bytes = b"") -> None:
-    """Refuse to replace a file, unless it holds ``data`` already or that is wanted."""
-    if job.out.exists() and not job.overwrite and job.out.read_bytes() != data:
-        raise FileError(
-            f"{job.out} exists; expected a new name; choose another or add --overwrite"
-        )
 
 
 def attempt(job: Job, progress: Progress = silent) -> Told:
@@ -139,9 +130,8 @@ def here(do: Callable[[Job], Told]) -> Submit:
 def on_ray(address: str, workers: int | None = None) -> Iterator[tuple[Submit, int]]:
     """Do jobs on Ray; give how one is submitted, and how many are done at once.
 
-    Args:
-        address: ``local`` starts Ray on this machine; all others are those of ``ray.init``.
-        workers: Jobs at once; None is one for every GPU, or without any one for every machine.
+    The address ``local`` starts Ray on this machine; all others are those of ``ray.init``. Without
+    ``workers`` it is one for every GPU, or without any one for every machine.
     """
     try:
         import ray

@@ -90,12 +90,7 @@ class Subject:
 
 
 def check_words(identifier: str, noun: str) -> None:
-    """Refuse words that no prompt could hold.
-
-    Raises:
-        SubjectError: The identifier is not one word, or one of the two is empty, longer than 64
-            letters or has characters that cannot be printed.
-    """
+    """Refuse words that no prompt could hold, by a SubjectError."""
     for name, word in (("identifier", identifier), ("noun", noun)):
         spaced = name == "identifier" and word.split() != [word]
         if not word.strip() or len(word) > MOST_LETTERS or not word.isprintable() or spaced:
@@ -116,16 +111,10 @@ def with_article(words: str) -> str:
 def read_pixels(source: Source, *, size: int) -> Float[Tensor, "n 3 size size"]:
     """Read photos as upright RGB squares in [0, 1].
 
-    The centre square is kept and resized. Transparency falls on white; of an animation the first
-    frame is read. Files of a folder come in the order of their names.
-
-    Args:
-        source: A folder, one photo, or several: paths or PIL images.
-        size: Side of the squares, in pixels.
-
-    Raises:
-        SubjectError: Nothing to read, too many photos, or photos that cannot be used; all of
-            these are listed.
+    ``source`` is a folder, one photo, or several: paths or PIL images. The centre square is kept
+    and resized to ``size`` pixels a side. Transparency falls on white; of an animation the first
+    frame is read. Files of a folder come in the order of their names. A SubjectError lists all
+    photos that cannot be used.
     """
     photos = _photos(source)
     if not 0 < len(photos) <= MOST_PHOTOS:

@@ -94,12 +94,12 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: packed([64], (64, deflated(bytes(64), 2)), (64, deflated(bytes(1 << 26)))),
         "longer than 64 bytes",
     ),
-    "out of range": (lambda: packed([300], (1, deflated(b"\xff\xfe"))), "is 509; expected less"),
+    "out of range": (lambda: packed([300], (1, deflated(b"\xff\xfe"))), "up to .509.*below 300"),
     "a level not in the next": (
         lambda: packed([9], (2, deflated(b"\1\1")), (1, deflated(b"\2"))),
-        "is 2; expected less than 2",
+        "up to .2., .*expected 1 below 2",
     ),
-    "end within a gap": (lambda: packed([600], (1, deflated(b"\1\xff"))), "ends within"),
+    "end within a gap": (lambda: packed([600], (1, deflated(b"\1\xff"))), "cut: True"),
     "rest of positions": (lambda: packed([9], (0, b"\1\0\0")), "stored block|cut"),
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from cones.concept import Concept
 from cones.errors import ModelError, PromptError
-from cones.models import Pipeline, model_for
+from cones.models import Pipeline, UNetModel, model_for
 from cones.models.applied import applied
 from cones.models.prompts import parts
 from cones.models.sampling import sample
@@ -47,18 +47,12 @@ def recorded(module: nn.Module, *, images: int) -> Iterator[Recording]:
     """Listen to every cross-attention layer of a U-Net until the block ends.
 
     Of the network's batch the last ``images`` are kept: under guidance these see the prompt.
-
-    Raises:
-        ModelError: There is no cross-attention to listen to. No hook is ever left behind.
     """
-    parts = {n: part for n, part in module.named_modules() if isinstance(part, Attention)}
-    found = {name: part for name, part in parts.items() if part.is_cross_attention}
-    if not found:
-        raise ModelError("found no cross-attention layer; expected some; pass the U-Net")
     recording = Recording()
     with ExitStack() as hooks:
-        for name, layer in found.items():
-            hooks.enter_context(_listening(name, layer, recording, images))
+        for name, layer in module.named_modules():
+            if isinstance(layer, Attention) and layer.is_cross_attention:
+                hooks.enter_context(_listening(name, layer, recording, images))
         yield recording
 
 
@@ -83,8 +77,7 @@ def _listening(name: str, layer: Attention, heard: Recording, images: int) -> It
 def token_positions(pipeline: Pipeline, prompt: str, word: str) -> tuple[int, ...]:
     """Find the tokens of ``word`` (or of several words) in a prompt, first occurrence.
 
-    Raises:
-        PromptError: The prompt does not say it, or says it in two parts that are read apart.
+    A word that is not said, or in two parts that are read apart, is a PromptError.
     """
     tokenizer = pipeline.tokenizer
     length = tokenizer.model_max_length
@@ -118,12 +111,8 @@ def attend(
     Returns:
         The rows ``untouched`` and ``shut`` of Fig. 2: the picture, and one overlay a word. Both
         know the identifiers; only the weights differ.
-
-    Raises:
-        PromptError: The prompt does not say a word.
-        ModelError: The model has no U-Net.
     """
-    if getattr(pipeline, "unet", None) is None:
+    if not UNetModel.knows(pipeline):
         raise ModelError(
             f"found a {type(pipeline).__name__}; expected a model with a U-Net, as only there "
             "every place shares out its attention among the tokens of CLIP; choose another model"

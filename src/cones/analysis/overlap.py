@@ -56,19 +56,12 @@ class Overlap:
 
 
 def overlap(a: Mask, b: Mask) -> Overlap:
-    """Count what two masks share, in all layers together (Fig. 4a).
-
-    Raises:
-        MaskError: A layer has two shapes: the masks are of different models.
-    """
+    """Count what two masks of one model share, in all layers together (Fig. 4a)."""
     return sum(by_block(a, b).values(), Overlap())
 
 
 def by_block(a: Mask, b: Mask) -> dict[tuple[str, str], Overlap]:
-    """Count what two masks share by block and kind, such as ``("up 1", "cross V")``.
-
-    Raises what :func:`overlap` raises.
-    """
+    """Count what two masks share by block and kind, such as ``("up 1", "cross V")``."""
     both, found = a & b, dict[tuple[str, str], Overlap]()
     for name in both:
         first, second, shared = (len(mask.indices[name]) for mask in (a, b, both))

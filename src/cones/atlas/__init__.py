@@ -27,11 +27,7 @@ SIDE = 320  # at most so many points along a picture
 
 
 def page(concepts: Sequence[Concept], names: Sequence[str]) -> str:
-    """Write the page of one to eight concepts of one model; ``names`` are those of their files.
-
-    Raises:
-        MaskError: Too many concepts, or of different models.
-    """
+    """Write the page of one to eight concepts of one model; ``names`` are those of their files."""
     count, most = len(concepts), len(COLOURS)
     if not 1 <= count <= most:
         raise MaskError(f"found {count} concepts; expected 1 to {most} on a page; choose fewer")

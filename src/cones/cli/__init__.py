@@ -11,9 +11,8 @@ from typing import Annotated
 import typer
 
 import cones
-from cones.cli.files import atlas, combine, export, push, show, ui
+from cones.cli.files import atlas, combine, export, library, push, show, ui
 from cones.cli.find import demo, find
-from cones.cli.library import library
 from cones.cli.options import command
 from cones.cli.pictures import attend, compare, generate
 

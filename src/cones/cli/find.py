@@ -1,8 +1,6 @@
 """The commands that search: ``find``, photos in and concept file out, and ``demo``, the whole job.
 
-The demo's sheet shows photos, then the same prompts and noise drawn three times: by the untouched
-model, with a random mask of the same density in every layer, and with the concept. Only if the
-last row alone looks like the photos has anything been shown. Below stand both subjects together.
+The demo's sheet is that of ``compare``, and below it stand both subjects together.
 """
 
 import csv
@@ -184,11 +182,7 @@ def line(told: "Told") -> str:
 def read(
     path: Path, settings: "cones.Settings", loading: options.Loading, saving: options.Saving
 ) -> "list[Job]":
-    """Read the table; paths in it are relative to its folder, and empty cells are left out.
-
-    Raises:
-        ConesError: A line lacks something, or names a setting or a value that there is not.
-    """
+    """Read the table; paths in it are relative to its folder, and empty cells are left out."""
     from cones.scale import Job
     from cones.subject import check_words
 

@@ -19,6 +19,7 @@ from typer import Argument, Option, Typer, echo
 import cones
 from cones.cli import console
 from cones.errors import ConesError
+from cones.files import require_free
 
 if TYPE_CHECKING:
     from cones.models import Pipeline
@@ -145,10 +146,7 @@ class Saving(Printing):
     def require(self, *paths: Path) -> None:
         """Refuse outputs that exist or cannot be written; make the folders that they are in."""
         for path in paths:
-            if path.exists() and not self.overwrite:
-                raise ConesError(
-                    f"{path} exists; expected a new name; choose another or add --overwrite"
-                )
+            require_free(path, replaceable=self.overwrite)
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path.parent) as trial:
                 trial.write(b"cones")

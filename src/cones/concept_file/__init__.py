@@ -35,11 +35,7 @@ POSITIONS, DIGEST = "cones.positions", "cones.sha256"
 
 
 def load(path: str | Path) -> Concept:
-    """Read a concept file.
-
-    Raises:
-        FileError: There is no such file, or it is damaged, of another version or something else.
-    """
+    """Read a concept file."""
     path = Path(path)
     if not path.is_file() or path.stat().st_size > MOST_BYTES:
         found = "more than 64 MiB" if path.is_file() else "no file"
@@ -51,11 +47,7 @@ def load(path: str | Path) -> Concept:
 
 
 def dumps(concept: Concept) -> bytes:
-    """Lay out a concept file; the same concept always gives the same bytes.
-
-    Raises:
-        FileError: The file could not be read back, for example settings nested too deep.
-    """
+    """Lay out a concept file that can be read back; equal concepts give equal bytes."""
     pieces = {}
     for name in concept.mask:
         levels = [mask.indices[name] for mask in reversed(concept.levels)]
@@ -81,11 +73,7 @@ def dumps(concept: Concept) -> bytes:
 
 
 def loads(data: bytes) -> Concept:
-    """Read the bytes of a concept file.
-
-    Raises:
-        FileError: They are damaged, of another version or something else.
-    """
+    """Read the bytes of a concept file."""
     header = read_header(data)
     names = {f"cones.word.{k}.{e}" for k, w in enumerate(header.words) for e in w.encoders}
     if header.tensors.keys() != names | {POSITIONS, DIGEST} or header.codec not in CODECS:

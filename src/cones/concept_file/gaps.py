@@ -30,11 +30,7 @@ def encode(indices: Int64[Tensor, " count"]) -> bytes:
 
 
 def decode(data: bytes, *, count: int, numel: int) -> Int64[Tensor, " count"]:
-    """Read ``count`` positions in ``[0, numel)``, from one whole DEFLATE stream.
-
-    Raises:
-        FileError: There are others, or they are not laid out so.
-    """
+    """Read ``count`` positions in ``[0, numel)``, from one whole DEFLATE stream."""
     stream, most = zlib.decompressobj(wbits=-15), min(count + numel // SKIP, PER_BYTE * len(data))
     try:
         found = stream.decompress(data, most + 1)
@@ -48,16 +44,12 @@ def decode(data: bytes, *, count: int, numel: int) -> Int64[Tensor, " count"]:
     gaps = np.frombuffer(found, dtype=np.uint8)
     ends = gaps != SKIP
     held = int(ends.sum())
-    if held != count or (len(gaps) and not ends[-1]):
-        raise FileError(
-            f"a parameter holds {held} positions, or ends within one; expected {count}; fetch "
-            "the file again"
-        )
     steps = gaps + ends.astype(np.int64)  # a skip is 255 further, an end its byte and one more
     positions = np.cumsum(steps, out=steps)[ends] - 1
-    if count and positions[-1] >= numel:
+    cut = len(gaps) and not ends[-1]
+    if held != count or cut or (count and positions[-1] >= numel):
         raise FileError(
-            f"a position is {positions[-1]}; expected less than {numel}; ask whoever wrote "
-            "the file"
+            f"a parameter holds {held} positions, up to {positions[-1:]}, cut: {bool(cut)}; "
+            f"expected {count} below {numel}; fetch the file again"
         )
     return torch.from_numpy(positions)

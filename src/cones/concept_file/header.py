@@ -104,11 +104,7 @@ class Header(_Strict):
 
 
 def read_header(data: bytes) -> Header:
-    """Check header and digest of a whole file.
-
-    Raises:
-        FileError: It is damaged, of another version or something else.
-    """
+    """Check header and digest of a whole file."""
     length = int.from_bytes(data[:8], "little")
     if not 2 <= length <= min(MOST_HEADER, len(data) - 8):
         raise FileError(

@@ -23,9 +23,7 @@ MODELS: dict[str, type[UNetModel]] = {
 def model_for(pipeline: Pipeline) -> Model:
     """Choose the class that knows ``pipeline``; its pictures and weights stay as they are.
 
-    Raises:
-        ModelError: None does, or the pipeline needs more than a prompt (unCLIP, AnimateDiff,
-            inpainting and editing models).
+    Pipelines that need more than a prompt (unCLIP, inpainting, editing) are a ModelError.
     """
     for kind in MODELS.values():
         if kind.knows(pipeline):

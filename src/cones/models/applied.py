@@ -10,8 +10,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from cones.concept import Concept, Word, told_apart
-from cones.errors import MaskError
+from cones.concept import Concept, Word, told_apart, with_strengths
 from cones.fingerprint import Fingerprint
 from cones.intervention import shut
 from cones.mask import Mask
@@ -31,20 +30,10 @@ def applied(
 
     ``pipeline`` is of the concepts' model, or of a fine-tune of it; LoRAs may be loaded.
     ``strengths`` are one per concept: 1 writes 0, smaller values shrink the weights; where masks
-    overlap, one after the other.
-
-    Raises:
-        MaskError: Another base model, one identifier for two subjects, or a wrong number of
-            strengths.
-        ModelError: The pipeline is of another kind, or an identifier means something else in it.
-        InterventionError: A strength is out of range, or another thread changes the model.
+    overlap, one after the other. One thread at a time.
     """
     model = model_for(pipeline)
-    amounts = [1.0] * len(concepts) if strengths is None else list(strengths)
-    if len(amounts) != len(concepts):
-        raise MaskError(
-            f"found {len(amounts)} strengths; expected {len(concepts)}, one per concept; fit them"
-        )
+    pairs = with_strengths(concepts, strengths)
     opened = _OPEN.setdefault(model.module, [])
     base = opened[0][1] if opened else Fingerprint.of(model.weights(), model.name)
     for concept in concepts:
@@ -53,7 +42,7 @@ def applied(
     told_apart([*(word for words, _ in opened for word in words), *said])
     with ExitStack() as stack:
         stack.enter_context(shut(model.module, Mask.empty({})))  # one thread at a time
-        for concept, amount in zip(concepts, amounts, strict=True):
+        for concept, amount in pairs:
             stack.enter_context(shut(model.module, concept.mask, strength=float(amount)))
         stack.enter_context(spoken(pipeline, {word.identifier: word.embeddings for word in said}))
         opened.append(entry := (said, base))

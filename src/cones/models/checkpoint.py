@@ -36,11 +36,7 @@ _VAE |= {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
 def published(pipeline: Pipeline) -> Weights:
-    """Collect the weights of a pipeline under their published names; most are not copied.
-
-    Raises:
-        ModelError: The layout cannot hold this model.
-    """
+    """Collect the weights of a pipeline under their published names; most are not copied."""
     second = getattr(pipeline, "text_encoder_2", None)
     unet, vae, text = model_for(pipeline).module, pipeline.vae, pipeline.text_encoder
     place = "cond_stage_model." if second is None else "conditioner.embedders.0."

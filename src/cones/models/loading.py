@@ -25,7 +25,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from cones.errors import ModelError
-from cones.models import builtin, model_for
+from cones.models import UNetModel, builtin, model_for
 from cones.models.protocol import Pipeline
 from cones.models.sampling import is_distilled
 
@@ -99,7 +99,7 @@ def _controlled(pipeline: Pipeline, name: str | Path | None) -> Pipeline:
     """Add a ControlNet, if one is named; say in one sentence why that cannot be done."""
     if name is None:
         return pipeline
-    path, unet = Path(name).expanduser(), getattr(pipeline, "unet", None)
+    path = Path(name).expanduser()
     try:
         if path.is_file():
             net = ControlNetModel.from_single_file(str(path))
@@ -112,12 +112,12 @@ def _controlled(pipeline: Pipeline, name: str | Path | None) -> Pipeline:
             "folder, a .safetensors file or a hub name; correct it, or connect"
         ) from error
     width = net.config["cross_attention_dim"]
-    if unet is None or width != unet.config.cross_attention_dim:
+    if not UNetModel.knows(pipeline) or width != pipeline.unet.config.cross_attention_dim:
         raise ModelError(
             f"found a ControlNet that reads texts of width {width}; expected one for "
             f"{type(pipeline).__name__}; load a ControlNet of the model's family"
         )
-    return AutoPipelineForText2Image.from_pipe(pipeline, controlnet=net.to(unet.dtype))
+    return AutoPipelineForText2Image.from_pipe(pipeline, controlnet=net.to(pipeline.unet.dtype))
 
 
 def _first_line(error: Exception) -> str:
@@ -222,15 +222,15 @@ def _settle(pipeline: Pipeline, resolution: int | None) -> None:
         pipeline.scheduler = DPMSolverMultistepScheduler.from_config(config)
     if resolution is None:
         return
-    if (unet := getattr(pipeline, "unet", None)) is None:
+    if not UNetModel.knows(pipeline):
         raise ModelError(
             f"found resolution {resolution} for a {type(pipeline).__name__}; expected none, for "
             "its network was trained for its own places in a picture; leave it out"
         )
     factor = pipeline.vae_scale_factor
-    step = factor * 2 ** (len(unet.config.block_out_channels) - 1)
+    step = factor * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
     if resolution < step or resolution % step:
         raise ModelError(
             f"found resolution {resolution}; expected a multiple of {step} pixels; choose one"
         )
-    unet.register_to_config(sample_size=resolution // factor)
+    pipeline.unet.register_to_config(sample_size=resolution // factor)

@@ -23,21 +23,13 @@ SNR_CAP = 5.0  # gamma of Min-SNR
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
-    """Mix pictures and noise as in training, ``x_t = alpha_t x + sigma_t eps`` (Sec. 2).
+    """Mix pictures and noise as in training, ``x_t = alpha_t x + sigma_t eps`` (Sec. 2)."""
 
-    Attributes:
-        training: The ``DDPMScheduler``; its ``prediction_type`` is one of ``PREDICTIONS``.
-    """
-
-    training: Part
+    training: Part  # the DDPMScheduler; its prediction_type is one of PREDICTIONS
 
     @classmethod
     def of(cls, scheduler: ConfigMixin) -> "NoiseSchedule":
-        """Rebuild the training process from the configuration of any sampler.
-
-        Raises:
-            ModelError: The sampler belongs to a family that is not known here.
-        """
+        """Rebuild the training process from the configuration of any sampler for diffusion."""
         config = dict(scheduler.config)
         prediction = config.get("prediction_type", "epsilon")
         if "beta_schedule" not in config or prediction not in PREDICTIONS:
@@ -83,23 +75,16 @@ class FlowSchedule:
 
     Timesteps count from 0, the least noise. They are spread evenly over the sigmas that sampling
     goes through; the density of training itself, which models do not tell, may differ.
-
-    Attributes:
-        steps: Of training.
-        shift: How much more of them are noisy; 1 is even.
     """
 
-    steps: int
-    shift: float = 1.0
+    steps: int  # of training
+    shift: float = 1.0  # how much more of them are noisy; 1 is even
 
     @classmethod
     def of(cls, scheduler: ConfigMixin) -> "FlowSchedule":
         """Read the configuration of any sampler for flow matching.
 
         A shift that depends on the size of the picture is left out, as in training.
-
-        Raises:
-            ModelError: The sampler is for another kind of model.
         """
         config = dict(scheduler.config)
         prediction = config.get("prediction_type", "flow_prediction")

@@ -20,10 +20,6 @@ def projections(network: nn.Module, scope: str) -> dict[str, str]:
 
     ``scope`` is ``cross`` (text), ``self`` (picture) or ``both``. Returned is, for every plain
     name, that of the live parameter, which differs under a LoRA.
-
-    Raises:
-        ModelError: Projections are fused.
-        InterventionError: They are quantised or not in memory.
     """
     found = {}
     for name, module in network.named_modules():

@@ -12,6 +12,7 @@ import torch
 
 from cones.errors import PromptError
 from cones.models.protocol import Model, Part, Pipeline
+from cones.models.unet import UNetModel
 from cones.models.words import encoders, reads
 
 _WEIGHT = re.compile(r"\([^()]*:\s*[\d.]+\s*\)")  # other programs read it so, diffusers as text
@@ -21,11 +22,8 @@ _NETWORK = re.compile(r"<(lora|lyco|hypernet):[^>]*>", re.IGNORECASE)  # likewis
 def check_prompt(pipeline: Pipeline, prompt: str, identifiers: Sequence[str]) -> None:
     """Refuse a prompt in which an identifier would be lost.
 
-    The pipeline has to know the identifiers, as inside :func:`spoken`.
-
-    Raises:
-        PromptError: ``V*cat``; V* behind the last token that is read; ``(V* cat:1.3)``;
-            ``<lora:...>``.
+    The pipeline has to know the identifiers, as inside :func:`spoken`. Refused are ``V*cat``, V*
+    behind the last token that is read, ``(V* cat:1.3)`` and ``<lora:...>``.
     """
     if found := _NETWORK.search(prompt) or _WEIGHT.search(prompt):
         raise PromptError(
@@ -49,11 +47,9 @@ def check_prompt(pipeline: Pipeline, prompt: str, identifiers: Sequence[str]) ->
 def parts(pipeline: Pipeline, prompt: str) -> list[str]:
     """Cut a prompt between words into parts that every text encoder reads whole.
 
-    One that fits stays as it is, to the letter. So does one for models without a U-Net, and for
-    T5 or Gemma, which read more.
+    One that fits stays as it is, to the letter. So does one for models without a U-Net.
     """
-    once = any(reads(encoder) for _, encoder in encoders(pipeline).values())
-    if once or getattr(pipeline, "unet", None) is None or _fits(pipeline, prompt):
+    if not UNetModel.knows(pipeline) or _fits(pipeline, prompt):
         return [prompt]
     found = [""]
     for word in prompt.split():

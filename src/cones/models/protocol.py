@@ -25,23 +25,14 @@ Progress: TypeAlias = Callable[..., object]  # progress(stage, done, total, note
 class Model(Protocol):
     """One pipeline, seen as the functions that a search needs.
 
-    Attributes:
-        pipeline: Of diffusers.
-        module: The network whose weights are searched.
-        name: The model's hub name, or its folder's last part.
-        size: Side of the model's pictures, in pixels.
-        latent_shape: Channels, height and width of one picture's latents.
-        timesteps: Draws ``count`` timesteps, one from each of ``count`` equal parts of training.
-        noised: Noises latents as in training (x_t of Eq. 1).
-        target: Gives what the model should predict: noise or velocity.
-        snr_weights: Gives ``omega_t`` of Eq. 1 for this model's own squared error, by name.
+    The four that know the noise of training are those of :class:`~.noise.NoiseSchedule`.
     """
 
     pipeline: Pipeline
-    module: nn.Module
-    name: str
-    size: int
-    latent_shape: tuple[int, int, int]
+    module: nn.Module  # the network whose weights are searched
+    name: str  # of the model on the hub, or its folder's last part
+    size: int  # side of the model's pictures, in pixels
+    latent_shape: tuple[int, int, int]  # channels, height and width of one picture's latents
     timesteps: Callable[[int, torch.Generator], Times]
     noised: Callable[[Latents, Latents, Times], Latents]
     target: Callable[[Latents, Latents, Times], Latents]

@@ -61,13 +61,9 @@ def sample(
     """Draw one picture per prompt and seed with the model as it is.
 
     ``pipeline`` may be any of the model's: pictures are drawn from text unless there is an image,
-    and its ControlNet is used if there is a control image.
-    They are drawn in batches of :func:`at_once`, those of longer prompts apart; after each
-    ``progress("draw", done, total)`` is called.
-
-    Raises:
-        PromptError: Steps or strength do not fit, or there is no ControlNet for a control image.
-        SubjectError: A photo cannot be read.
+    and its ControlNet is used if there is a control image. They are drawn in batches of
+    :func:`at_once`, those of longer prompts apart; after each ``progress("draw", done, total)``
+    is called.
     """
     model, images = model_for(pipeline), []
     jobs, count = [*zip(prompts, seeds, strict=True)], at_once(model.size)

@@ -11,37 +11,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cones.errors import ModelError
-from cones.models.noise import FlowSchedule, NoiseSchedule, Schedule
+from cones.models.noise import FlowSchedule, NoiseSchedule
 from cones.models.protocol import Arguments, Latents, Part, Pipeline, Times
-from cones.models.unet import UNetModel, home_of, plain
-from cones.models.words import encoders
+from cones.models.unet import UNetModel, home_of
 
 
 class TransformerModel(UNetModel):
-    """What the families share; see the protocol ``Model``.
-
-    Attributes:
-        kinds: Names of the pipelines.
-        schedules: How the family was trained.
-    """
+    """What the families share; ``kinds`` are the names of their pipelines."""
 
     kinds: ClassVar[tuple[str, ...]]
-    schedules: ClassVar[type[Schedule]] = FlowSchedule
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        """Check that the pipeline is of the kind known here, and whole."""
-        parts = ("vae", "text_encoder", "tokenizer", "scheduler")
-        lacking = [f"no {part}" for part in parts if getattr(pipeline, part, None) is None]
-        lacking += [] if self.knows(pipeline) else ["no transformer of this family"]
-        if lacking:
-            raise ModelError(
-                f"found a {type(pipeline).__name__} with {', '.join(lacking)}; expected a whole "
-                f"{self.kinds[0]}; load it with all its parts"
-            )
-        encoders(pipeline)  # refuses a tokenizer without vocabulary
-        module = plain(pipeline.transformer)
-        self._take(pipeline, module, self.schedules.of(pipeline.scheduler), self._shape(pipeline))
+    network = "transformer"
+    schedules = FlowSchedule
+    expected = "a whole pipeline of its family; load it with all its parts"
 
     @classmethod
     def knows(cls, pipeline: Pipeline) -> bool:
@@ -50,10 +31,8 @@ class TransformerModel(UNetModel):
         return whole and type(pipeline).__name__ in cls.kinds
 
     @staticmethod
-    def _shape(pipeline: Pipeline) -> tuple[int, int, int]:
-        """Give the shape of one picture's latents."""
-        config = plain(pipeline.transformer).config
-        return (config.in_channels, config.sample_size, config.sample_size)
+    def _misfits(pipeline: Pipeline) -> list[str]:
+        return []
 
     def _prompts(self, prompts: list[str]) -> tuple[Part, ...]:
         """Let the pipeline encode prompts with the settings that it draws with."""
@@ -101,10 +80,9 @@ class FluxModel(TransformerModel):
 
     kinds = ("FluxPipeline", "FluxImg2ImgPipeline")
 
-    @staticmethod
-    def _shape(pipeline: Pipeline) -> tuple[int, int, int]:
-        side = pipeline.default_sample_size
-        return (plain(pipeline.transformer).config.in_channels // 4, side, side)
+    def _shape(self) -> tuple[int, int, int]:
+        side = self.pipeline.default_sample_size
+        return (self.module.config.in_channels // 4, side, side)
 
     def _encoded(self, prompts: list[str]) -> dict[str, Tensor]:
         states, pooled, _ = self._prompts(prompts)

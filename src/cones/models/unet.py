@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from typing import ClassVar
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -24,6 +25,7 @@ from cones.models.projections import projections
 from cones.models.protocol import Arguments, Condition, Latents, Model, Part, Pipeline, Times
 from cones.models.words import encoders
 
+_PARTS = ("vae", "text_encoder", "tokenizer", "scheduler", "encode_prompt")
 _SNAPSHOT = re.compile(r"models--([^/]+)--([^/]+)/snapshots/[^/]+$")
 _RECOMPUTE = "_gradient_checkpointing_func"  # diffusers' name
 _SMALL = 1024  # cells of a picture up to which plain attention is faster on a CPU
@@ -32,28 +34,31 @@ _SMALL = 1024  # cells of a picture up to which plain attention is faster on a C
 class UNetModel:
     """One diffusers pipeline as functions of its K/V weights; see the protocol ``Model``.
 
-    Args:
-        pipeline: With a U-Net, a VAE and text encoders. The U-Net is set to evaluation mode.
-
-    Raises:
-        ModelError: The pipeline is of another kind. Nothing has been changed in that case.
+    Its network is set to evaluation mode. A ModelError says what a pipeline lacks, before that.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        """Check that the pipeline is of the kind known here."""
-        _require_known(pipeline)
-        module, schedule = plain(pipeline.unet), NoiseSchedule.of(pipeline.scheduler)
-        size = module.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        self._take(pipeline, module, schedule, (module.config.in_channels, height, width))
+    network: ClassVar[str] = "unet"  # as pipelines of this kind call it
+    schedules: ClassVar[type[Schedule]] = NoiseSchedule  # how they were trained
+    expected: ClassVar[str] = (  # what they have, for the error
+        "a U-Net that text alone conditions, a VAE, a tokenizer and a text encoder; load Stable "
+        "Diffusion 1.x, 2.x or XL, not a model for inpainting, upscaling, video or unCLIP"
+    )
 
-    def _take(
-        self, pipeline: Pipeline, module: Part, schedule: Schedule, shape: tuple[int, int, int]
-    ) -> None:
-        """Set the attributes that the protocol asks for."""
-        self.pipeline, self.module, self.schedule = pipeline, module.eval(), schedule
+    def __init__(self, pipeline: Pipeline) -> None:
+        """Check that the pipeline is of the kind known here, and whole."""
+        lacking = [f"no {part}" for part in _PARTS if getattr(pipeline, part, None) is None]
+        lacking += [] if self.knows(pipeline) else [f"no plain {self.network}"]
+        if lacking := lacking or self._misfits(pipeline):
+            raise ModelError(
+                f"found a {type(pipeline).__name__} with {', '.join(lacking)}; expected "
+                f"{self.expected}"
+            )
+        encoders(pipeline)  # refuses a tokenizer without vocabulary
+        schedule = self.schedule = self.schedules.of(pipeline.scheduler)
+        self.pipeline, self.module = pipeline, plain(getattr(pipeline, self.network)).eval()
         self.name = _name(str(pipeline.config.get("_name_or_path") or "unnamed"))
-        self.latent_shape, self.size = shape, shape[2] * pipeline.vae_scale_factor
+        self.latent_shape = self._shape()
+        self.size = self.latent_shape[2] * pipeline.vae_scale_factor
         self.timesteps, self.snr_weights = schedule.timesteps, schedule.weights
         self.noised, self.target = schedule.noised, schedule.target
 
@@ -61,6 +66,25 @@ class UNetModel:
     def knows(cls, pipeline: Pipeline) -> bool:
         """Tell whether ``pipeline`` has a U-Net of the classic kind."""
         return isinstance(plain(getattr(pipeline, "unet", None)), UNet2DConditionModel)
+
+    @staticmethod
+    def _misfits(pipeline: Pipeline) -> list[str]:
+        """Name what could only fail later, in the middle of a search."""
+        config = plain(pipeline.unet).config
+        fitting = {
+            "in_channels": (pipeline.vae.config.latent_channels,),
+            "class_embed_type": (None, "timestep"),
+            "addition_embed_type": (None, "text_time"),
+            "encoder_hid_dim_type": (None, "ip_image_proj"),
+        }
+        return [f"{n} {config[n]!r}" for n in fitting if config[n] not in fitting[n]]
+
+    def _shape(self) -> tuple[int, int, int]:
+        """Give the shape of one picture's latents."""
+        config = self.module.config
+        size = config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return (config.in_channels, height, width)
 
     def names(self, scope: str = "both") -> tuple[str, ...]:
         """Name the key and value projections; see :func:`projections`."""
@@ -82,22 +106,16 @@ class UNetModel:
             found = [_mean(vae, picture) for picture in pixels.mul(2).sub(1).split(1)]
         return torch.cat(found).to(home_of(self.module))
 
-    @torch.no_grad()
-    def condition(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Encode prompts as arguments of the network, batch first; see :meth:`embedded`."""
-        return self.embedded(prompts)
-
     def embedded(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Encode prompts, equal ones once; gradients flow to the text encoders.
+        """Encode prompts as arguments of the network, batch first; gradients flow to the encoders.
 
         XL adds ``text_embeds`` and ``time_ids`` (full size, no crop).
-
-        Raises:
-            ModelError: An IP-Adapter is loaded, which wants a picture with every prompt.
         """
         home, unique = home_of(self.module), list(dict.fromkeys(prompts))
         where = torch.tensor([unique.index(prompt) for prompt in prompts], device=home)
         return {name: each.to(home)[where] for name, each in self._encoded(unique).items()}
+
+    condition = torch.no_grad()(embedded)  # as a search asks
 
     def _encoded(self, prompts: list[str]) -> dict[str, Tensor]:
         """Encode prompts, each as it comes."""
@@ -130,17 +148,8 @@ class UNetModel:
 
         Gradients flow to ``weights`` only, also under gradient checkpointing. The result is in
         float32.
-
-        Raises:
-            ModelError: ``weights`` names parameters that are no projections of this model.
         """
         module, live = self.module, projections(self.module, "both")
-        unknown = [name for name in weights if name not in live]
-        if unknown:
-            raise ModelError(
-                f"found weights for {unknown[0]!r}, which the model lacks; expected names from "
-                "names(); search and load on one model"
-            )
         if hasattr(module, "_hf_hook"):  # offloaded: it has to be there before its weights change
             module._hf_hook.pre_forward(module)
         home = home_of(module)
@@ -149,10 +158,9 @@ class UNetModel:
             parameters[live[name]] = value.to(parameters[live[name]])
         added = {name: value.to(home, module.dtype) for name, value in condition.items()}
         options = self._arguments(noised.to(home, module.dtype), timesteps.to(home), added)
+        options = {**options, "return_dict": False}
         with _recomputing(module, parameters):
-            predicted = functional_call(module, parameters, (), {**options, "return_dict": False})[
-                0
-            ]
+            predicted = functional_call(module, parameters, (), options)[0]
         return self._latents(predicted)[:, : noised.shape[1]].float()  # no predicted variance
 
     def _arguments(self, noised: Latents, timesteps: Times, added: dict[str, Tensor]) -> Arguments:
@@ -216,30 +224,6 @@ def _name(path: str) -> str:
         return "/".join(cached.groups())
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or ":" in path
     return path.rsplit("/", 1)[-1] if looks_local else path
-
-
-def _require_known(pipeline: Pipeline) -> None:
-    """Refuse what could only fail later, in the middle of a search."""
-    parts = ("vae", "text_encoder", "tokenizer", "scheduler", "encode_prompt")
-    lacking = [f"no {part}" for part in parts if getattr(pipeline, part, None) is None]
-    if not UNetModel.knows(pipeline):
-        lacking.append("no plain U-Net")
-    if not lacking:
-        config = plain(pipeline.unet).config
-        fitting = {
-            "in_channels": (pipeline.vae.config.latent_channels,),
-            "class_embed_type": (None, "timestep"),
-            "addition_embed_type": (None, "text_time"),
-            "encoder_hid_dim_type": (None, "ip_image_proj"),
-        }
-        lacking = [f"{n} {config[n]!r}" for n in fitting if config[n] not in fitting[n]]
-    if lacking:
-        raise ModelError(
-            f"found a {type(pipeline).__name__} with {', '.join(lacking)}; expected a U-Net that "
-            "text alone conditions, a VAE, a tokenizer and a text encoder; load Stable Diffusion "
-            "1.x, 2.x or XL, not a model for inpainting, upscaling, video or unCLIP"
-        )
-    encoders(pipeline)  # refuses a tokenizer without vocabulary
 
 
 def home_of(part: Part) -> torch.device:

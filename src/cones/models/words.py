@@ -29,11 +29,7 @@ _EMPTY = 10  # entries at most of a tokenizer without files: start, end, padding
 
 
 def encoders(pipeline: Pipeline) -> dict[str, Pair]:
-    """Pair every text encoder of ``pipeline`` with its tokenizer, by the encoder's name.
-
-    Raises:
-        ModelError: A tokenizer is missing or empty.
-    """
+    """Pair every text encoder of ``pipeline`` with its tokenizer, by the encoder's name."""
     pairs = {}
     for suffix in ("", "_2", "_3"):
         encoder = getattr(pipeline, f"text_encoder{suffix}", None)
@@ -51,11 +47,7 @@ def encoders(pipeline: Pipeline) -> dict[str, Pair]:
 
 
 def vectors(pipeline: Pipeline, word: str) -> dict[str, Rows]:
-    """Copy the vector of a word from every text encoder; nothing changes.
-
-    Raises:
-        ModelError: The word is not one token of CLIP.
-    """
+    """Copy the vector of a word that is one token of CLIP from every text encoder."""
     pairs = encoders(pipeline)
     found = _present(pairs, word)
     if len(found) < len(pairs):
@@ -94,11 +86,7 @@ def spoken(pipeline: Pipeline, words: Mapping[str, Mapping[str, Rows]]) -> Itera
 
 
 def candidates(pipeline: Pipeline) -> tuple[str, ...]:
-    """List words that V* can start from: rare ones, or the names that the built-in model knows.
-
-    Raises:
-        ModelError: The vocabulary has neither.
-    """
+    """List words that V* can start from: rare ones, or the names that the built-in model knows."""
     tokenizer = next((said for said, e in encoders(pipeline).values() if not reads(e)), None)
     if tokenizer is None:
         return RARE_WORDS

@@ -30,11 +30,7 @@ FEW = 4  # part of the draws that is enough for what no verdict hangs on
 
 
 def t_interval(values: Sequence[float] | Float[Tensor, " n"]) -> dict[str, float | int]:
-    """Give the mean with its 95 % t interval: ``mean``, ``low``, ``high`` and ``n``.
-
-    Raises:
-        SearchError: There are fewer than two values.
-    """
+    """Give the mean with its 95 % t interval: ``mean``, ``low``, ``high`` and ``n``."""
     found = torch.as_tensor(values, dtype=torch.float64)
     n = len(found)
     if n < 2:

@@ -42,6 +42,7 @@ LEVELS = (0.25, 0.5)  # sparser levels kept with a concept, as shares of its neu
 KEEP_FROM = 4  # photos, of which the last is then kept out
 ROOM = 0.9  # of a union, at most: otherwise there would be nothing to choose
 Case: TypeAlias = tuple[ImplantingLoss, Evidence]
+Photos: TypeAlias = tuple[Examples, Examples | None]  # of the search, and kept out of it
 
 
 def find(
@@ -77,13 +78,12 @@ def find(
         >>> cat = find(pipeline, "photos/cat", noun="cat", work="work")  # doctest: +SKIP
     """
     settings = (settings or Settings()).changed(changes)
-    if not isinstance(photos, Subject) and noun is None:
-        raise SubjectError("found photos without a noun; expected what they show; pass noun='cat'")
-    model = model_for(pipeline)
     if not isinstance(photos, Subject):
-        named = {"noun": str(noun), "identifier": identifier}
-        photos = Subject.from_folder(photos, size=model.size, **named)
-    return _Search(model, settings, work, progress or silent).run([photos], [others])
+        if noun is None:
+            raise SubjectError("found photos without a noun; expected it; pass noun='cat'")
+        named = {"noun": noun, "identifier": identifier, "size": model_for(pipeline).size}
+        photos = Subject.from_folder(photos, **named)
+    return _Search(model_for(pipeline), settings, work, progress or silent).run([photos], [others])
 
 
 def find_jointly(
@@ -143,9 +143,10 @@ class _Search:
         about = len(subjects) * cost.of(given) / 1e15
         self.progress("estimate", 1, 1, f"about {about:.2g} PFLOP in all")
         drawn = [self._drawn(base, *each) for each in zip(subjects, others, strict=True)]
-        words = [self._word(subject) for subject in subjects]
+        photos = [self._photos(subject) for subject in subjects]
+        words = [self._word(*each) for each in zip(subjects, photos, strict=True)]
         with spoken(model.pipeline, {word.identifier: word.embeddings for word in words}):
-            cases = [self._case(*each) for each in zip(subjects, drawn, strict=True)]
+            cases = [self._case(*each) for each in zip(subjects, photos, drawn, strict=True)]
         within = self.within and self.within.mask
         record = {**given.recorded(), "precision": precision_of(model, given.precision)}
         record |= {} if within is None else {"within": within.digest}
@@ -189,46 +190,52 @@ class _Search:
         cut = len(said)
         return said, found[:cut], read_pixels(others, size=size) if others else found[cut:]
 
-    def _word(self, subject: Subject) -> Word:
+    def _photos(self, subject: Subject) -> Photos:
+        """Encode the photos of the search, and the one kept out of it, under the plain noun."""
+
+        def encoded(rows: slice) -> Examples:
+            masks, called = subject.masks, with_article(subject.noun)
+            how = {"masks": None if masks is None else masks[rows], "flip": self.settings.flip}
+            return examples(self.model, subject.pixels[rows], called, **how)
+
+        kept = len(subject) >= KEEP_FROM
+        return encoded(slice(len(subject) - kept)), encoded(slice(-1, None)) if kept else None
+
+    def _word(self, subject: Subject, photos: Photos) -> Word:
         """Let the identifier start from the word that fits the photos of the search best."""
         for word in self.within.words if self.within else ():
             if word.identifier == subject.identifier:
                 return word
-        named, seen = subject.identifier, len(subject) - (len(subject) >= KEEP_FROM)
-        start = choose_start(self.model, subject.pixels[:seen], subject.noun, identifier=named)
+        named, (seen, _) = subject.identifier, photos
+        latents = seen.latents[: len(seen) // (1 + self.settings.flip)]  # mirrored ones come last
+        start = choose_start(self.model, latents, subject.noun, identifier=named)
         rows = vectors(self.model.pipeline, start.word)
         note = f"{named} starts as {start.word!r}, which moves predictions {start.response:.1%}"
         self.progress("identifier", 1, 1, f"{note} and lowers the error {start.gain:.1%}")
         return Word(named, subject.noun, {n: r.cpu() for n, r in rows.items()})
 
-    def _case(self, subject: Subject, drawn: tuple[list[str], Tensor, Tensor]) -> Case:
+    def _case(
+        self, subject: Subject, photos: Photos, drawn: tuple[list[str], Tensor, Tensor]
+    ) -> Case:
         """Encode what is searched on, and what is measured on."""
-        (said, pixels, others), given, n = drawn, self.settings, len(subject)
-        cut, encode, kept = len(said) - CONTROLS, partial(examples, self.model), n >= KEEP_FROM
+        (seen, kept), (said, pixels, others), given = photos, drawn, self.settings
+        cut, encode = len(said) - CONTROLS, partial(examples, self.model)
+        shown, noun = kept or seen, encode(others, with_article(subject.noun))
 
-        def photos(rows: slice) -> Examples:
-            masks = None if subject.masks is None else subject.masks[rows]
-            return encode(subject.pixels[rows], subject.prompt, masks=masks, flip=given.flip)
+        def called(pairs: Examples) -> Examples:
+            return replace(pairs, condition=self.model.condition([subject.prompt] * len(pairs)))
 
         loss = ImplantingLoss(
             self.model,
-            photos(slice(n - kept)),
+            called(seen),
             encode(pixels[:cut], said[:cut]) if cut else None,
             against="data" if given.prior == "drawn" else "untouched",
             batch=given.batch,
             prior_batch=given.prior_batch if cut else None,
             weighting=given.weighting,
         )
-        shown = photos(slice(n - 1, n)) if kept else loss.subject
-        plain = self.model.condition([with_article(subject.noun)] * len(shown))
-        evidence = Evidence(
-            shown,
-            kept,
-            replace(shown, condition=plain),
-            encode(others, subject.prompt),
-            encode(others, with_article(subject.noun)),
-            encode(pixels[cut:], said[cut:]),
-        )
+        unrelated = encode(pixels[cut:], said[cut:])
+        evidence = Evidence(called(shown), kept is not None, shown, called(noun), noun, unrelated)
         return loss, evidence
 
     def _keeper(

@@ -53,11 +53,7 @@ def examples(
     masks: Float[Tensor, "n 1 h w"] | None = None,
     flip: bool = False,
 ) -> Examples:
-    """Encode pictures in [0, 1] and their prompts, with ``flip`` also every mirror image.
-
-    Raises:
-        SubjectError: There is not one prompt for every picture.
-    """
+    """Encode pictures in [0, 1] and their prompts, with ``flip`` also every mirror image."""
     prompts = [prompts] * len(pixels) if isinstance(prompts, str) else list(prompts)
     if len(prompts) != len(pixels):
         raise SubjectError(
@@ -222,11 +218,7 @@ class Gradient:
 
 
 def differentiate(loss: Loss, point: Weights, *, prior_weight: float, step: int) -> Gradient:
-    """Evaluate L_con and its gradient at ``point``: parts are added in their order.
-
-    Raises:
-        SearchError: The loss ignores a weight, or loss or gradient is not finite.
-    """
+    """Evaluate L_con and its gradient at ``point``: parts are added in their order."""
 
     def slope(part: Part) -> tuple[Tensor, ...]:
         subject, prior = part()

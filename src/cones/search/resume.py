@@ -52,9 +52,6 @@ class Keeper:
         """Take what is left of ``steps`` steps, which change the tensors of ``state`` in place.
 
         Saves once a minute, at the end, and when anything stops it between two steps.
-
-        Raises:
-            SearchError: The saved state cannot be read, or the state cannot be saved.
         """
         step = begun = self._load(stage, state)
         saved, whole = time.monotonic(), True

@@ -29,12 +29,8 @@ def top(
 ) -> Mask:
     """Keep the highest positive scores: Eq. A20 with the ``tau`` that gives this density.
 
-    Args:
-        score: ``M_p`` of every weight, or anything that ranks alike.
-        weights: The searched weights.
-        density: Share of the weights to keep. Exact, unless fewer may be shut.
-        guard: Keep only weights with ``|theta| < guard * std`` of their parameter.
-        within: Keep only neurons of this mask (Sec. 3.3); a MaskError if of another model.
+    ``score`` is ``M_p``, or anything that ranks alike. The density is exact, unless fewer weights
+    are :func:`eligible`.
     """
     allowed = eligible(weights, guard=guard, within=within) & (score > 0)
     hits = highest(score, round(density * len(score)), allowed)
@@ -57,7 +53,10 @@ def nested(score: Float[Tensor, " n"], mask: Mask, shares: Iterable[float]) -> t
 def eligible(
     weights: Weights, *, guard: float | None = None, within: Mask | None = None
 ) -> Bool[Tensor, " n"]:
-    """Mark the weights that may be shut: ``|theta| < guard * std``, and in ``within``."""
+    """Mark the weights that may be shut.
+
+    These have ``|theta| < guard * std`` of their parameter, and lie ``within`` a mask (Sec. 3.3).
+    """
     marked = flat({name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()})
     if guard is not None:
         theta = {name: weight.detach().float() for name, weight in weights.items()}

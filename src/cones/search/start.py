@@ -39,14 +39,16 @@ class Start(NamedTuple):
 
 @torch.no_grad()
 def choose_start(
-    model: Model, photos: Float[Tensor, "n 3 h w"], noun: str, *, identifier: str = "V*"
+    model: Model, photos: Float[Tensor, "n c h w"], noun: str, *, identifier: str = "V*"
 ) -> Start:
     """Choose the word that an identifier starts from, by the error on photos (Eq. 1).
 
-    All words see the same noised samples, the best of a first round more of them. Subjects differ
-    by the number in their identifier: ``V2*`` gets the second best.
+    ``photos`` are pictures in [0, 1], or their latents. All words see the same noised samples,
+    the best of a first round more of them. Subjects differ by the number in their identifier:
+    ``V2*`` gets the second best.
     """
-    plain, latents = with_article(noun), model.encode(photos)
+    latents = photos if photos.shape[1:] == model.latent_shape else model.encode(photos)
+    plain = with_article(noun)
     ranking = [*candidates(model.pipeline)]
     pairs = Examples(latents, model.condition([plain] * len(latents)))
 

@@ -141,9 +141,6 @@ def serve(
     Only this machine can reach it unless ``host`` says otherwise; the address holds a token then.
     Port 0 takes a free one. ``names`` are those of the concepts' files. ``ready`` is called with
     the address to open.
-
-    Raises:
-        ConesError: A concept does not fit the model, or the address cannot be taken.
     """
     token = None if host in ("localhost", "127.0.0.1", "::1") else secrets.token_urlsafe(16)
     studio = Studio(pipeline)

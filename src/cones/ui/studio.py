@@ -54,11 +54,7 @@ class Order(_Strict):
 
 
 def parse(data: bytes) -> Order:
-    """Read an order from JSON.
-
-    Raises:
-        PromptError: A field is missing, unknown, of another type or out of range.
-    """
+    """Read an order from JSON; what does not fit is a PromptError."""
     try:
         return Order.model_validate_json(data)
     except ValidationError as error:
@@ -78,11 +74,7 @@ class Studio:
         self._numbers = itertools.count(1)
 
     def add(self, name: str, concept: Concept) -> int:
-        """Load a concept of this model, or of one that it was tuned from; give its number.
-
-        Raises:
-            MaskError: It is of another model, or one too many. It is not loaded then.
-        """
+        """Load a concept of this model, or of one that it was tuned from; give its number."""
         concept.base.require(self._base)
         if len(self.loaded) >= MOST_LOADED:
             raise MaskError(
@@ -107,10 +99,8 @@ class Studio:
         """Draw an order with the untouched model and then with its concepts, from one noise.
 
         ``tell`` hears of steps ``done`` and their ``total``, and of each ``row`` with its
-        ``pictures`` (addresses of PNG data). ``stop``, once set, ends it before the next step.
-
-        Raises:
-            ConesError: The concepts do not fit each other or the prompt, or it was stopped.
+        ``pictures`` (addresses of PNG data). ``stop``, once set, ends it by a ConesError before
+        the next step.
         """
         concepts = self.chosen(order)
         shut = [choice.strength for choice in order.choices]
