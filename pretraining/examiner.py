@@ -85,9 +85,8 @@ class Examiner(Stage[nn.ModuleDict]):
         small = F.interpolate(pixels, (networks.SIDE, networks.SIDE), mode="area")
         crops, traits = cut_out(pixels, rows, draw)
         with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
-            last = torch.channels_last
-            hot, found, place = self.module["finder"](small.contiguous(memory_format=last))
-            logits = self.module["reader"](crops.contiguous(memory_format=last))
+            hot, found, place = self.module["finder"](small)
+            logits = self.module["reader"](crops)
         heat, sides, near = (part.to(device) for part in targets(rows, pixels.shape[-1]))
         off = ((found.float() - sides).abs() * near[:, None]).sum() / near.sum().clamp(min=1)
         places = torch.tensor([networks.PLACES.index(row["place"]) for row in rows], device=device)
@@ -113,13 +112,17 @@ class Examiner(Stage[nn.ModuleDict]):
 
 
 def cut_out(pixels: Tensor, rows: Sequence[Row], draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Cut every visible thing out by a box that is a little off; return its traits too."""
+    """Cut every visible thing out by a box that is a little off, half of them mirrored.
+
+    Return their traits too.
+    """
     crops, traits = [], []
     for picture, row in zip(pixels, rows, strict=True):
         for thing in visible(row):
             x0, y0, x1, y1 = thing["box"]
             off = 0.06 * max(x1 - x0, y1 - y0) * torch.randn(4, generator=draw)
-            crops.append(networks.cut(picture, (torch.tensor(thing["box"]) + off).tolist()))
+            crop = networks.cut(picture, (torch.tensor(thing["box"]) + off).tolist())
+            crops.append(crop.flip(-1) if torch.rand((), generator=draw) < 0.5 else crop)
             traits.append([words.index(thing[k]) for k, words in networks.TRAITS.items()])
     return torch.stack(crops), torch.tensor(traits, device=pixels.device)
 
