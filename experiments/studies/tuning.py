@@ -14,7 +14,7 @@ from experiments.study import Case, Options, Results, Row, Study
 from experiments.tables import rows_of
 
 GRID: dict[str, tuple[object, ...]] = {
-    "prior_weight": (0.03, 0.1, 0.3),
+    "prior_weight": (0.03, 0.1, 0.3, 1.0),
     "density": (0.0066, 0.0132, 0.0243),
 }
 LINES: dict[str, tuple[object, ...]] = {
