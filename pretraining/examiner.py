@@ -112,10 +112,7 @@ class Examiner(Stage[nn.ModuleDict]):
 
 
 def cut_out(pixels: Tensor, rows: Sequence[Row], draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Cut every visible thing out by a box that is a little off, half of them mirrored.
-
-    Return their traits too.
-    """
+    """Cut out every visible thing by a box that is a little off, half mirrored; give traits."""
     crops, traits = [], []
     for picture, row in zip(pixels, rows, strict=True):
         for thing in visible(row):
