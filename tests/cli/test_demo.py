@@ -22,7 +22,7 @@ TINY = search_options(steps=1, score_steps=1, prior_count=1, prior_steps=1, batc
 @pytest.fixture
 def command(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Show two subjects in two places, in one step."""
-    for name, colour in (("dotted_cup", "orange"), ("zigzag_jar", "teal")):
+    for name, colour in (("striped_cat", "orange"), ("zigzag_jar", "teal")):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(2):
             photo = Image.new("RGB", (SIZE, SIZE), colour)
@@ -38,23 +38,23 @@ def test_a_sheet_and_two_concept_files_are_written(
 ) -> None:
     result, out = run(*command), Path(command[-1])
     assert sorted(path.name for path in out.iterdir()) == [
-        *("cup.safetensors", "jar.safetensors", "sheet.png")
+        *("cat.safetensors", "jar.safetensors", "sheet.png")
     ]
-    found = {name: cones.load(out / f"{name}.safetensors") for name in ("cup", "jar")}
+    found = {name: cones.load(out / f"{name}.safetensors") for name in ("cat", "jar")}
     assert [found[name].words[0].identifier for name in found] == ["V*", "V2*"]
     with Image.open(out / "sheet.png") as sheet:
         assert sheet.width >= 2 * SIZE
         assert sheet.height >= 5 * SIZE
     assert read_record(out / "sheet.png")["prompts"] == [
-        "a V* cup in the snow",
-        "a V* cup on the grass",
-        "a V* cup next to a V2* jar",
+        "a V* cat in the snow",
+        "a V* cat on the grass",
+        "a V* cat next to a V2* jar",
     ]
-    assert f"{out / 'cup.safetensors'}: {found['cup'].certificate['verdict']}" in result.stdout
+    assert f"{out / 'cat.safetensors'}: {found['cat'].certificate['verdict']}" in result.stdout
     assert f"look at {out / 'sheet.png'}" in result.stdout
     words = shlex.split(result.stdout.partition("next:")[2])
     assert words[:5] == [
-        *("cones", "generate", "-c", str(out / "cup.safetensors"), "a V* cup in the snow")
+        *("cones", "generate", "-c", str(out / "cat.safetensors"), "a V* cat in the snow")
     ]
     assert words[5:7] == ["--model", model]
     refused(*command, match="--overwrite")
@@ -70,8 +70,8 @@ def test_what_was_found_stays_after_ctrl_c(
     out = Path(command[-1])
     said = run(*command, code=130).stderr
     assert f"what was found is in {out}; run the same command to go on" in said
-    assert (out / "cup.safetensors").exists()
-    assert (out / "cup.safetensors.part").exists()
+    assert (out / "cat.safetensors").exists()
+    assert (out / "cat.safetensors.part").exists()
 
 
 def test_an_unknown_subject_is_named_with_the_known_ones(run: Run) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cones.scale import Job, Told
 
 SHIPPED = Path(cones.__file__).parent / "models" / "builtin" / "photos"
-SUBJECTS = {"dotted_cup": "cup", "zigzag_jar": "jar", "striped_cat": "cat"}
+SUBJECTS = {"striped_cat": "cat", "zigzag_jar": "jar", "dotted_cup": "cup"}
 PLACES = ("in the snow", "in a desert", "on the grass", "on a road", "in a room", "at night")
 _Search = partial(Option, rich_help_panel="Search")
 _Many = partial(Option, rich_help_panel="Many subjects")
@@ -42,7 +42,7 @@ Output = Annotated[
 ]
 Identifier = Annotated[str, Option(help="New word that will mean your subject.")]
 Others = Annotated[Path | None, Option(help="Photos of other things of the noun [drawn].")]
-Shipped: TypeAlias = Literal["dotted_cup", "zigzag_jar", "striped_cat"]
+Shipped: TypeAlias = Literal["striped_cat", "zigzag_jar", "dotted_cup"]
 Key = Annotated[Shipped, Argument(help="Which of the photos that ship.")]
 
 
@@ -231,7 +231,7 @@ def suggest(path: Path, concept: "cones.Concept", loading: options.Loading) -> N
 
 def demo(
     *,
-    subject: Key = "dotted_cup",
+    subject: Key = "striped_cat",
     output: options.Folder = Path("cones-demo"),
     searching: Searching,
     loading: options.Loading,
@@ -242,7 +242,7 @@ def demo(
     Writes two concept files and sheet.png: photos, the untouched model, a random mask, the
     concept, and both subjects together. After Ctrl-C the same command goes on.
 
-    **Example:**  cones demo striped_cat
+    **Example:**  cones demo dotted_cup
     """
     settings, sheet = searching.settings(), output / "sheet.png"
     saving.require(sheet)
