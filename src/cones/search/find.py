@@ -78,12 +78,12 @@ def find(
         >>> cat = find(pipeline, "photos/cat", noun="cat", work="work")  # doctest: +SKIP
     """
     settings = (settings or Settings()).changed(changes)
+    if noun is None and not isinstance(photos, Subject):
+        raise SubjectError("found photos without a noun; expected it; pass noun='cat'")
+    model, named = model_for(pipeline), {"noun": str(noun), "identifier": identifier}
     if not isinstance(photos, Subject):
-        if noun is None:
-            raise SubjectError("found photos without a noun; expected it; pass noun='cat'")
-        named = {"noun": noun, "identifier": identifier, "size": model_for(pipeline).size}
-        photos = Subject.from_folder(photos, **named)
-    return _Search(model_for(pipeline), settings, work, progress or silent).run([photos], [others])
+        photos = Subject.from_folder(photos, size=model.size, **named)
+    return _Search(model, settings, work, progress or silent).run([photos], [others])
 
 
 def find_jointly(
