@@ -106,10 +106,8 @@ class Lab:
     def prior(self, example: Example, *, seed: int) -> Float[Tensor, "n 3 h w"]:
         """Draw pictures of the plain noun with the untouched model, the same for all methods."""
         given, size = Settings(), self.model.size
-        how = {
-            "num_inference_steps": min(given.prior_steps, self.effort.inference_steps),
-            "guidance_scale": given.prior_guidance,
-        }
+        steps = min(given.prior_steps, self.effort.inference_steps)
+        how = {"num_inference_steps": steps, "guidance_scale": given.prior_guidance}
         name = "-".join([self.key[:12], self.precision, *map(str, how.values())])
         with self.computing():
             return pictures(

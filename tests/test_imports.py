@@ -11,10 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # The aims were 5,500, 5,000 and 2,500 lines. Families, exports, the hub, the library and many
 # machines came after; all three are above and may only shrink.
-BUILDINGS = {"src": 7292, "experiments": 5406, "pretraining": 3232}
+BUILDINGS = {"src": 7292, "experiments": 5405, "pretraining": 3232}
 FILES = [path for name in BUILDINGS for path in sorted((ROOT / name).rglob("*.py"))]
 MOST_LINES, MOST_IN_FUNCTION, MOST_ANY = 300, 40, 10
-LONG = {"experiments/methods/learning.py: train": 49}  # a loop that still wants cutting
 
 
 def lines(path: Path) -> int:
@@ -62,8 +61,7 @@ def test_files_and_functions_are_short() -> None:
     long = [f"{path}: {lines(path)} lines" for path in FILES if lines(path) > MOST_LINES]
     for path in FILES:
         for name, count in functions(path):
-            most = next((LONG[k] for k in LONG if f"{path}: {name}".endswith(k)), MOST_IN_FUNCTION)
-            long += [f"{path}: {name} has {count}"] if count > most else []
+            long += [f"{path}: {name} has {count}"] if count > MOST_IN_FUNCTION else []
     assert not long
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from cones.errors import SearchError
 from cones.models import Condition, UNetModel
 from cones.models.protocol import Latents, Times
 from cones.models.words import Rows, spoken
-from cones.search.loss import Examples, Gradient, ImplantingLoss, examples
+from cones.search.loss import Gradient, ImplantingLoss, examples
 from cones.search.resume import Keeper, Progress
 from experiments.lab import Lab
 from experiments.methods.adapters import flags_kept
@@ -88,14 +89,12 @@ class Lesson:
         total = [torch.zeros(()), torch.zeros(())]
         for k, loss in enumerate(self.losses):
             if anew:
-                loss = replace(loss, subject=self._encoded(loss.subject, self.phrases[k]))
+                said = self.live.embedded([self.phrases[k]] * len(loss.subject))
+                loss = replace(loss, subject=replace(loss.subject, condition=said))
             own = f"{purpose} {k}" if len(self.losses) > 1 else purpose
             for part in loss.at(step, purpose=own, seed=self.seed)({}):
                 total = [a.to(b) + b for a, b in zip(total, part(), strict=True)]
         return total
-
-    def _encoded(self, pairs: Examples, phrase: str) -> Examples:
-        return replace(pairs, condition=self.live.embedded([phrase] * len(pairs)))
 
 
 def train(
@@ -112,26 +111,13 @@ def train(
     """Lower L_sub + L_pr by AdamW, in place, and give the loss of every step.
 
     The rate is constant, so that a longer run begins as a shorter one. Steps that the folder
-    ``state`` holds are not taken again; it is emptied at the end unless the run is ``going_on``.
+    ``state`` holds are not taken again, unless they are more; it is emptied at the end unless the
+    run is ``going_on``.
     """
-    keeper = Keeper(state, progress)
-    if _taken(state / f"{stage}.safetensors") > steps:  # of a longer run: begin anew
-        keeper = Keeper(None, progress)
-    kept = {"loss/all": torch.zeros(LONGEST)}
-    for name, leaf in leaves.items():
-        kept[f"value/{name}"] = leaf.detach()
-        kept |= {f"{moment}/{name}": torch.zeros_like(leaf.detach()) for moment in MOMENTS}
+    keeper = Keeper(None if _taken(state / f"{stage}.safetensors") > steps else state, progress)
+    kept = _kept(leaves)
     optimiser = torch.optim.AdamW(leaves.values(), lr=rate, weight_decay=DECAY)
-
-    def measure(step: int) -> Gradient:
-        with torch.enable_grad():
-            subject, prior = loss_of(step)
-            found = torch.autograd.grad(subject + prior, list(leaves.values()))  # Eq. 4, lambda 1
-        halves = float(subject.detach()), float(prior.detach())
-        if not math.isfinite(loss := sum(halves)):
-            told = f"found a loss of {loss} at step {step} of {stage}"
-            raise SearchError(f"{told}; expected a finite one; lower the rate")
-        return Gradient(*halves, dict(zip(leaves, found, strict=True)))
+    measure = partial(_slope, leaves, loss_of, stage)
 
     def absorb(step: int, found: Gradient) -> None:
         for name, leaf in leaves.items():
@@ -147,6 +133,29 @@ def train(
     if not going_on:
         keeper.forget()
     return tuple(kept["loss/all"][:steps].tolist())
+
+
+@torch.enable_grad()
+def _slope(
+    leaves: Mapping[str, Tensor], loss_of: Callable[[int], list[Tensor]], stage: str, step: int
+) -> Gradient:
+    """Give the loss of a step and its slope; refuse a loss that is infinite or no number."""
+    subject, prior = loss_of(step)
+    found = torch.autograd.grad(subject + prior, list(leaves.values()))  # Eq. 4, lambda 1
+    halves = float(subject.detach()), float(prior.detach())
+    if not math.isfinite(loss := sum(halves)):
+        told = f"found a loss of {loss} at step {step} of {stage}"
+        raise SearchError(f"{told}; expected a finite one; lower the rate")
+    return Gradient(*halves, dict(zip(leaves, found, strict=True)))
+
+
+def _kept(leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give what a saved state holds: losses, values (the leaves' own memory) and moments."""
+    kept = {"loss/all": torch.zeros(LONGEST)}
+    for name, leaf in leaves.items():
+        kept[f"value/{name}"] = leaf.detach()
+        kept |= {f"{moment}/{name}": torch.zeros_like(leaf.detach()) for moment in MOMENTS}
+    return kept
 
 
 @contextmanager

@@ -94,9 +94,8 @@ class Tuned:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
         with replace_when_done(folder / TENSORS) as part:
             save_file(plain, part)
-        told = {"phrases": self.phrases, "gradients": self.gradients}
-        told |= {"config": dict(self.config), "losses": self.losses}
-        told["bytes"] = (folder / TENSORS).stat().st_size
+        told = {"phrases": self.phrases, "gradients": self.gradients, "losses": self.losses}
+        told |= {"config": dict(self.config), "bytes": (folder / TENSORS).stat().st_size}
         write_atomic(folder / TOLD, json.dumps(told).encode())
 
 

@@ -23,11 +23,7 @@ from experiments.methods.learnt import Tuned
 from experiments.methods.rivals import RATES, rival
 from experiments.subjects import PLACES, Example, prompt
 
-WAYS = {
-    "custom-diffusion-merged": "custom-diffusion",
-    "lora-sum": "lora",
-    "lora-fused": "lora",
-}
+WAYS = {"custom-diffusion-merged": "custom-diffusion", "lora-sum": "lora", "lora-fused": "lora"}
 RIDGE = 1e-6  # of the mean square of the captions' states: next to the original's none
 FUSED_RIDGE = 1e-3
 _PREFIX = "base_model.model."  # of peft's names
@@ -47,10 +43,8 @@ class Merged:
         part = WAYS[self.name]
         rate = RATES[part] if self.rate is None else self.rate
         method = rival(part, budget=self.budget, rate=rate)
-        apart = [
-            fitted(lab, method, [each], seed=task.seed, going_on=task.going_on)
-            for each in task.examples
-        ]
+        alone = partial(fitted, lab, method, seed=task.seed, going_on=task.going_on)
+        apart = [alone([each]) for each in task.examples]
         parts = [each for each in apart if isinstance(each, Tuned)]
         together = Tuned(
             dict(chain.from_iterable(each.words.items() for each in parts)),

@@ -14,18 +14,18 @@ from experiments.study import Case, Options, Results, Row, Study
 from experiments.tables import rows_of
 
 GRID: dict[str, tuple[object, ...]] = {
-    "prior_weight": (0.03, 0.1, 0.3, 1.0),
+    "prior_weight": (0.1, 0.3, 1.0, 3.0),
     "density": (0.0066, 0.0132, 0.0243),
 }
 LINES: dict[str, tuple[object, ...]] = {
     "steps": (150, 300, 600),
+    "prior_batch": (1, 2, 4, 8),
     "rate": (0.01, 0.02, 0.04),
-    "score_steps": (10, 20, 40),
+    "weighting": ("uniform", "min-snr"),
     "batch": (2, 4, 8),
-    "prior_batch": (1, 2, 8),
+    "score_steps": (10, 20, 40),
     "prior_count": (12, 24, 48),
     "prior_steps": (6, 12, 20),
-    "weighting": ("uniform", "min-snr"),
 }
 BASE = {name: getattr(shared.DEFAULT, name) for name in (*GRID, *LINES)}
 

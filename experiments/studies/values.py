@@ -121,8 +121,7 @@ def results(table: pd.DataFrame, options: Options) -> Results:
     rows = rows_of(table, "method", figures)
     for row in rows:
         row["lead"] = shared.lead(table[table["method"] == row["method"]], own)
-    trained = [row for row in rows if row["lead"]["n"] and row["method"] != SHUT]
-    if trained:
+    if trained := [row for row in rows if row["lead"]["n"] and row["method"] != SHUT]:
         best = max(trained, key=lambda row: row["success"])
         here = f"{best['method']} does best: {best['lead']['mean']:+.0%} of pictures over shut."
         paper = "Values in float32, float16 or two bits and plain shutting do alike."
