@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from cones.concept import Concept, Word
-from cones.concept_file import CODECS, dumps, load, loads
+from cones.concept_file import dumps, gaps, load, loads
 from cones.errors import FileError
 from cones.fingerprint import Fingerprint
 from cones.mask import Mask
@@ -105,22 +105,21 @@ def test_dtypes_of_embeddings_are_kept() -> None:
         assert found.words[0].embeddings["text_encoder"].dtype == dtype
 
 
-@pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize(
     "places", [[], [0], [254], [255], [256], [0, 255, 511], [510, 766, 999], list(range(1000))]
 )
-def test_codecs_give_back_positions(codec: str, places: list[int]) -> None:
-    data = CODECS[codec].encode(index(*places))
-    found = CODECS[codec].decode(data, count=len(places), numel=1000)
+def test_the_codec_gives_back_positions(places: list[int]) -> None:
+    data = gaps.encode(index(*places))
+    found = gaps.decode(data, count=len(places), numel=1000)
     assert found.tolist() == places
     for wrong in ({"count": len(places) + 1, "numel": 1000}, {"count": 999, "numel": 1000}):
         with pytest.raises(FileError):
-            CODECS[codec].decode(data, **wrong)
+            gaps.decode(data, **wrong)
     with pytest.raises(FileError, match="followed by something"):
-        CODECS[codec].decode(data + b"\0", count=len(places), numel=1000)
+        gaps.decode(data + b"\0", count=len(places), numel=1000)
     for cut in range(len(data)):
         with pytest.raises(FileError):
-            CODECS[codec].decode(data[:cut], count=len(places), numel=1000)
+            gaps.decode(data[:cut], count=len(places), numel=1000)
 
 
 def sd14() -> Mask:

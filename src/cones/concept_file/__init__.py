@@ -12,7 +12,6 @@ import math
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -28,8 +27,6 @@ from cones.errors import ConesError, FileError
 from cones.fingerprint import Fingerprint
 from cones.mask import Mask
 
-CODECS: dict[str, ModuleType] = {"gap8-huffman": gaps}  # by the name that files store
-CODEC = "gap8-huffman"
 MOST_BYTES = 64 << 20
 POSITIONS, DIGEST = "cones.positions", "cones.sha256"
 
@@ -52,7 +49,7 @@ def dumps(concept: Concept) -> bytes:
     for name in concept.mask:
         levels = [mask.indices[name] for mask in reversed(concept.levels)]
         within = [torch.searchsorted(dense, sparse) for dense, sparse in pairwise(levels)]
-        pieces[name] = [CODECS[CODEC].encode(positions) for positions in (levels[0], *within)]
+        pieces[name] = [gaps.encode(positions) for positions in (levels[0], *within)]
     blob = b"".join(piece for each in pieces.values() for piece in each)
     tensors = {
         f"cones.word.{k}.{encoder}": rows.detach().cpu().contiguous().clone()
@@ -76,10 +73,10 @@ def loads(data: bytes) -> Concept:
     """Read the bytes of a concept file."""
     header = read_header(data)
     names = {f"cones.word.{k}.{e}" for k, w in enumerate(header.words) for e in w.encoders}
-    if header.tensors.keys() != names | {POSITIONS, DIGEST} or header.codec not in CODECS:
+    if header.tensors.keys() != names | {POSITIONS, DIGEST}:
         raise FileError(
-            f"tensors {short(sorted(header.tensors))}, positions written by {header.codec!r}; "
-            f"expected those that the header names, and one of {sorted(CODECS)}; update cones"
+            f"tensors {short(sorted(header.tensors))}; expected those that the header names; "
+            "ask whoever wrote the file"
         )
     try:
         tensors = load_tensors(data)
@@ -104,7 +101,7 @@ def _header(concept: Concept, sizes: Mapping[str, list[int]]) -> dict[str, objec
     """Describe a concept; ``sizes`` are the bytes of every level's positions."""
     return {
         "version": VERSION,
-        "codec": CODEC,
+        "codec": "gap8-huffman",  # the only one, of :mod:`gaps`
         "levels": len(concept.levels),
         "parameters": [
             {
@@ -133,7 +130,7 @@ def _levels(header: Header, positions: Tensor) -> tuple[Mask, ...]:
         above, numel = None, math.prod(p.shape)
         for level, count, length in zip(found, p.counts, p.bytes, strict=True):
             piece = blob[start : start + length]
-            index = CODECS[header.codec].decode(piece, count=count, numel=numel)
+            index = gaps.decode(piece, count=count, numel=numel)
             level[p.name] = index if above is None else above[index]
             above, numel, start = level[p.name], count, start + length
     if start != len(blob):

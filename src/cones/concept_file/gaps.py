@@ -3,7 +3,6 @@
 The gap to the previous position (to -1 for the first), less one, is written in base 255: the byte
 255 says "255 further, no position yet", a smaller byte ends the gap. Gaps of a sparse mask are
 close to geometric, for which one Huffman table per parameter comes within 1 % of the entropy.
-Another codec is another module with ``encode`` and ``decode``, and a line in ``CODECS``.
 """
 
 import zlib

@@ -83,7 +83,7 @@ class Header(_Strict):
     """All that a file says of itself."""
 
     version: Literal[4]
-    codec: Name
+    codec: Literal["gap8-huffman"]
     levels: Annotated[int, Field(ge=1, le=16)]
     parameters: Annotated[list[Parameter], Field(max_length=1024)]
     words: Annotated[list[Named], Field(min_length=1, max_length=64)]
