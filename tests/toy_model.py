@@ -1,4 +1,4 @@
-"""A model of two small matrices that answers the Model protocol, and losses with known answers."""
+"""A model of two small matrices that answers as a Model does, and losses with known answers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from cones.models.protocol import Model
 from cones.search.loss import Examples, Loss, Part
 
 K, V = "net.a.to_k.weight", "net.b.to_v.weight"
@@ -16,7 +17,7 @@ def drawn(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-class ToyModel:
+class ToyModel(Model):
     """Predicts ``tanh(x A^T) B^T + c`` from latents of four cells; keeps every call."""
 
     pipeline = None

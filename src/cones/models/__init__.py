@@ -1,7 +1,6 @@
 """The only modules that know a diffusion pipeline from the inside.
 
-A new family of models is one class that keeps the :class:`Model` protocol, and one line in
-``MODELS``; those with a transformer share :mod:`.transformer`.
+A new family of models is one subclass of :class:`Model`, and one line in ``MODELS``.
 """
 
 from cones.errors import ModelError
@@ -11,7 +10,7 @@ from cones.models.unet import UNetModel
 
 __all__ = ["MODELS", "Condition", "Model", "Pipeline", "UNetModel", "model_for"]
 
-MODELS: dict[str, type[UNetModel]] = {
+MODELS: dict[str, type[Model]] = {
     "unet": UNetModel,
     "sd3": StableDiffusion3Model,
     "flux": FluxModel,

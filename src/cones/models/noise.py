@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cones.errors import ModelError
-from cones.models.protocol import Latents, Part, Times
+from cones.models.types import Latents, Part, Times
 
 PREDICTIONS = ("epsilon", "v_prediction")
 SNR_CAP = 5.0  # gamma of Min-SNR

@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Regex, normalizers
 from torch import Tensor, nn
 
 from cones.errors import ModelError
-from cones.models.protocol import Part, Pipeline
+from cones.models.types import Part, Pipeline
 
 RARE_WORDS = ("sks", "ktn", "pll", "ucd", "wnv")
 READERS = ("t5", "umt5", "gemma", "gemma2")  # model types whose vocabulary stays as it is
