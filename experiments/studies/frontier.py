@@ -16,7 +16,7 @@ from experiments.studies.shared import FIGURES, RIVALS, claim
 from experiments.study import Case, Options, Results, Row, Study
 from experiments.tables import rows_of
 
-PRIOR_WEIGHTS = (0.0, 0.03, 0.1, 0.3, 1.0)
+PRIOR_WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0)
 POINTS = (*CONTROLS, "cones-paper")  # without a curve
 
 
@@ -53,8 +53,7 @@ def results(table: pd.DataFrame, options: Options) -> Results:
     here = f"{len(above)} of {len(rivals)} points of rivals lie above the line of Cones"
     here += f" ({', '.join(dict.fromkeys(row['method'] for row in above))})." if above else "."
     claims = [claim("Cones is at or above every rival.", here, not above)] if rivals else []
-    counted = {"subjects": shared.distinct(table)}
-    return {**counted, "points": points, "above": above, "claims": claims}
+    return {"subjects": shared.distinct(table), "points": points, "above": above, "claims": claims}
 
 
 def points_of(table: pd.DataFrame) -> list[Row]:

@@ -44,19 +44,21 @@ def cases(options: Options) -> list[Case]:
 def measure(case: Case, lab: Lab) -> list[Row]:
     """Search and judge."""
     how = shared.cones(**{name: case[name] for name in BASE})
-    examples = lab.chosen(case["subjects"])
-    return [shared.measured(lab, how, examples, seed=case["seed"], draws="choice")]
+    subjects = lab.chosen(case["subjects"])
+    return [shared.measured(lab, how, subjects, seed=case["seed"], draws="choice")]
 
 
 def results(table: pd.DataFrame, options: Options) -> Results:
-    """Rank the settings; say what is best and whether it lies at an edge of what was tried."""
+    """Rank the settings, compare each with the defaults by subject, and name edges of the grid."""
     rows = rows_of(table, [*BASE], shared.FIGURES)
     rows.sort(key=lambda row: (-row["n"], -row["success"], row["drift"]))
-    best, edges = rows[0], []  # among those that are measured on most subjects
-    for name in BASE:
-        tried = {row[name] for row in rows if row["n"] == best["n"]}
-        if name != "weighting" and len(tried) > 1 and best[name] in (min(tried), max(tried)):
-            edges.append(name)
+    points = dict(iter(table.groupby([*BASE])))
+    own = points.get(tuple(BASE.values()), table[:0])
+    for row in rows:
+        row["lead"] = shared.lead(points[tuple(row[name] for name in BASE)], own)
+    best = rows[0]  # among those that are measured on most subjects
+    tried = {name: sorted({r[name] for r in rows if r["n"] == best["n"]}) for name in BASE}
+    edges = [n for n, some in tried.items() if len(some) > 2 and best[n] in (some[0], some[-1])]
     default = next((row for row in rows if all(row[n] == BASE[n] for n in BASE)), None)
     found = {"rows": rows, "best": best, "default": default, "edges": edges}
     return {"subjects": shared.distinct(table), **found}

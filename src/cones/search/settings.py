@@ -45,10 +45,10 @@ class Settings:
     rate: float = _within(0.02, 1e-9, 10.0)  # of a refined score; a typical one starts at -1
     score_rate: float = _within(1e-3, 1e-9, 10.0)  # rho and beta of the paper
     batch: int = _within(4, 1, 4096)  # samples of the subject a gradient
-    prior_batch: int = _within(2, 1, 4096)  # and of the prior: few, as its weight is small
+    prior_batch: int = _within(2, 1, 4096)  # and of the prior: its variance is small
     micro_batch: int | None = _within(None, 1, 4096)  # samples at once; None: what fits
     prior: str = _one_of("agreement", "drawn", "none")
-    prior_weight: float = _within(0.1, 0.0, 1e4)  # lambda of Eq. 4
+    prior_weight: float = _within(1.0, 0.0, 1e4)  # lambda of Eq. 4
     # Mean squared change of the model's predictions, as in the certificate, at which to end:
     # lambda is then steered.
     drift: float | None = _within(None, 1e-6, 1e4)
@@ -92,7 +92,7 @@ class Settings:
         """
         drawn = {"prior_count": 200, "prior_steps": 50, "prior_guidance": 7.5}
         return cls("sum", steps=1000, score_rate=2e-5, batch=2, flip=False).changed(
-            {"prior": "drawn", "prior_weight": 1.0, **drawn}
+            {"prior": "drawn", **drawn}
         )
 
     def changed(self, changes: Mapping[str, object]) -> "Settings":

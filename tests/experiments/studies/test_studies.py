@@ -138,10 +138,11 @@ def test_a_best_setting_at_an_edge_is_told(options: Options) -> None:
         }
         | {"success": weight}
         for key in ("a", "b")
-        for weight in (0.03, 0.1, 0.3)
+        for weight in (0.1, 1.0, 3.0)
     ]
     found = tuning.results(pd.DataFrame(rows), options)
     assert found["edges"] == ["prior_weight"]
-    assert found["best"]["prior_weight"] == 0.3
-    assert found["default"]["success"] == pytest.approx(0.1)
+    assert found["best"]["prior_weight"] == 3.0
+    assert found["default"]["success"] == pytest.approx(1.0)
+    assert [row["lead"]["mean"] for row in found["rows"]] == pytest.approx([2.0, 0.0, -0.9])
     assert strict(json.dumps(found))
