@@ -1,12 +1,27 @@
 """A reader sees a whole file or none; writers never meet."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cones.files import replace_when_done, write_atomic
+from cones import files
+from cones.errors import BusyError
+from cones.files import alone, replace_when_done, write_atomic
+
+HOLD = """
+import sys, pathlib
+from cones.files import alone
+
+with alone(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_writes_whole_with_the_permissions_of_any_new_file(tmp_path: Path) -> None:
@@ -86,3 +101,53 @@ def test_strays_of_killed_runs_go_after_a_day(tmp_path: Path) -> None:
     write_atomic(target, b"x")
     assert not stray.exists()
     assert all(file.exists() for file in (fresh, *others))
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Let another process hold a lock until its input ends."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "out" / ".lock")]
+    src = {"PYTHONPATH": str(Path(files.__file__).parents[1])}
+    with subprocess.Popen(
+        command, env=os.environ | src, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_process_is_refused_and_told_which_one_is_at_work(
+    tmp_path: Path, holder: subprocess.Popen[bytes]
+) -> None:
+    lock = tmp_path / "out" / ".lock"
+    said = f"out is in use by the process {holder.pid} on .* since .*; expected one.*; wait for it"
+    with pytest.raises(BusyError, match=said), alone(lock):
+        pass
+    (tmp_path / "out" / ".lock.owner").unlink()
+    with pytest.raises(BusyError, match="in use by the process that has just begun"), alone(lock):
+        pass
+    holder.communicate()  # ends well
+    assert list(lock.parent.iterdir()) == []
+    with alone(lock):
+        assert (lock.parent / ".lock.owner").read_text().startswith(f"{os.getpid()} on ")
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(
+    tmp_path: Path, holder: subprocess.Popen[bytes]
+) -> None:
+    lock = tmp_path / "out" / ".lock"
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert lock.with_name(".lock.owner").read_text().startswith(f"{holder.pid} on ")
+    with alone(lock):
+        assert lock.with_name(".lock.owner").read_text().startswith(f"{os.getpid()} on ")
+        with pytest.raises(BusyError, match=f"process {os.getpid()} on"), alone(lock):
+            pass
+    assert list(lock.parent.iterdir()) == []
+
+
+def test_a_lock_is_let_go_of_whatever_happens(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), alone(tmp_path / "lock"):
+        raise KeyboardInterrupt
+    with alone(tmp_path / "lock"):
+        pass

@@ -1,4 +1,4 @@
-"""Writing a file so that a reader sees all of it or none of it.
+"""Writing a file so that a reader sees all of it or none of it, and locks that name their owner.
 
 Data go to a new name in the same folder, to the disk, and only then to the wanted name. Names are
 unique, so two writers of one file never touch each other's data: the last one wins, whole.
@@ -7,12 +7,15 @@ unique, so two writers of one file never touch each other's data: the last one w
 import glob
 import os
 import secrets
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cones.errors import FileError
+from filelock import FileLock, Timeout
+
+from cones.errors import BusyError, FileError
 
 ABANDONED = 24 * 3600  # seconds after which a temporary file is one of a killed run
 
@@ -60,3 +63,36 @@ def replace_when_done(path: Path) -> Iterator[Path]:
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Hold a lock file while the context is open; nothing is left of it afterwards.
+
+    The lock of a process that has died is free. Two that come in the moment in which it is removed
+    may both be let in: look at what is there once more before it is written.
+
+    Raises:
+        BusyError: Another process holds it.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    owner, held = lock.with_name(f"{lock.name}.owner"), FileLock(lock, timeout=0)
+    try:
+        held.acquire()
+    except Timeout as error:
+        name = "that has just begun"
+        with suppress(OSError):
+            name = owner.read_text("utf-8")
+        raise BusyError(
+            f"{lock.parent} is in use by the process {name}; expected one run at a time; "
+            "wait for it, or work in another folder"
+        ) from error
+    try:
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        write_atomic(owner, f"{os.getpid()} on {socket.gethostname()} since {since}".encode())
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes nothing that is open
+            owner.unlink(missing_ok=True)
+            lock.unlink()
+        held.release()
