@@ -19,9 +19,8 @@ SETTINGS: dict[str, dict[str, object]] = {
     DEFAULT: {},
     "rule: Algorithm A2 alone": {"rule": "adam"},
     "rule: Algorithm 1 alone": {"rule": "sum"},
-    "prior: pictures of the noun at weight .1": {"prior": "drawn"},
-    "prior: pictures of the noun at weight 1": {"prior": "drawn", "prior_weight": 1.0},
-    "prior: agreement at weight 1": {"prior_weight": 1.0},
+    "prior: pictures of the noun": {"prior": "drawn"},
+    "prior: agreement at weight .1": {"prior_weight": 0.1},
     "prior: none": {"prior": "none"},
     "density: 0.66 %": {"density": 0.0066},
     "density: 2.43 %": {"density": 0.0243},
@@ -44,7 +43,7 @@ FIELDS: dict[str, dict[str, object]] = {  # of the method
 UNHEARD = [*FIELDS][-1]
 ASKED = {  # what the paper chose, and whether the change should then be for the better
     "rule: Algorithm A2 alone": ("Algorithm A2 finds the neurons.", True),
-    "prior: pictures of the noun at weight 1": ("The prior is the model's own pictures.", True),
+    "prior: pictures of the noun": ("The prior is the model's own pictures.", True),
     "density: 0.66 %": ("A subject needs 1.32 % of the weights.", False),
     "attention: cross": ("Cross attention dominates the generation of a subject.", True),
 }
