@@ -141,4 +141,5 @@ class Lab:
     @property
     def told(self) -> dict[str, object]:
         """Give what every record depends on."""
-        return {"model": self.key, "effort": asdict(self.effort), "precision": self.precision}
+        found = {"model": self.key, "effort": asdict(self.effort), "precision": self.precision}
+        return found | {"defaults": vars(Settings())}

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from filelock import FileLock
 
+from cones import Settings
 from cones.files import write_atomic
 from experiments.lab import Lab
 from experiments.methods.learnt import Fitted, read
@@ -57,6 +58,8 @@ def fitted(
     name = "-".join([method.name, *(each.key for each in examples), str(seed)])
     effort = asdict(lab.effort)
     settings = asdict(method)
+    if "settings" in settings:  # changes to the defaults: a search depends on these as well
+        settings["settings"] = {**vars(Settings()), **settings["settings"]}
     key = {
         "model": lab.key,
         "photos": [(each.digest, each.identifier) for each in examples],

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from cones import Settings
 from cones.models.words import spoken
 from cones.search.loss import ImplantingLoss, examples
 from experiments.lab import Effort, Lab
 from experiments.methods import METHODS, Shut, Task, Tuned, fitted, learn, untouched
+from experiments.methods.cones import Control
 from experiments.methods.learning import PURPOSE, Lesson
 from experiments.methods.rivals import TRAINED, Rival, rival
 from tiny_lab import tiny_lab
@@ -170,6 +172,18 @@ def test_a_fit_is_made_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         fitted(lab, method, subjects, seed=1)
     with pytest.raises(InterruptedError):
         fitted(replace(lab, effort=Effort()), method, subjects)
+
+
+def test_another_default_is_another_fit(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    subjects, told = lab.chosen(["a_dog"]), lab.told
+    learn(lab, "random", subjects)
+    others = Settings(prior_weight=0.5)
+    monkeypatch.setattr("experiments.methods.fits.Settings", lambda: others)
+    monkeypatch.setattr("experiments.lab.Settings", lambda: others)
+    monkeypatch.setattr(Control, "fit", lambda *_: pytest.fail("fitted anew"))
+    assert lab.told != told
+    with pytest.raises(pytest.fail.Exception, match="fitted anew"):
+        learn(lab, "random", subjects)
 
 
 @pytest.mark.parametrize("name", ["cones", "cones-collaborative", "cones-joint", "random"])
