@@ -5,7 +5,6 @@ As :mod:`experiments.small` does for those with a U-Net: 64 px, two blocks; T5 r
 
 import inspect
 from collections.abc import Callable
-from functools import partial
 from string import ascii_lowercase
 
 import diffusers
@@ -33,6 +32,7 @@ LATENTS = {"sample_size": SIDE, "in_channels": CHANNELS}
 
 def stable_diffusion_3() -> Pipeline:
     """Build one like 3.5, where some layers have a second attention."""
+    torch.manual_seed(0)
     shape = {"caption_projection_dim": INNER, "pooled_projection_dim": 2 * CLIP}
     shape |= {"joint_attention_dim": TEXT, "out_channels": CHANNELS, "pos_embed_max_size": SIDE}
     shape |= {"dual_attention_layers": (0,), "qk_norm": "rms_norm", **HEADS, **LATENTS}
@@ -51,6 +51,7 @@ def stable_diffusion_3() -> Pipeline:
 
 def flux() -> Pipeline:
     """Build one like Flux.1-dev, which is told the guidance."""
+    torch.manual_seed(0)
     shape = {"in_channels": 4 * CHANNELS, "num_single_layers": 1, "joint_attention_dim": TEXT}
     shape |= {"pooled_projection_dim": CLIP, "guidance_embeds": True, "axes_dims_rope": (2, 2, 4)}
     pipeline = diffusers.FluxPipeline(
@@ -68,6 +69,7 @@ def flux() -> Pipeline:
 
 def pixart() -> Pipeline:
     """Build one like PixArt-sigma."""
+    torch.manual_seed(0)
     shape = {"out_channels": 2 * CHANNELS, "cross_attention_dim": INNER, "caption_channels": TEXT}
     return diffusers.PixArtSigmaPipeline(
         transformer=diffusers.PixArtTransformer2DModel(**HEADS, **LATENTS, **shape).eval(),
@@ -80,6 +82,7 @@ def pixart() -> Pipeline:
 
 def sana() -> Pipeline:
     """Build one like Sana 1.0."""
+    torch.manual_seed(0)
     shape = {"out_channels": CHANNELS, "cross_attention_dim": INNER, "caption_channels": TEXT}
     shape |= {"num_cross_attention_heads": 2, "cross_attention_head_dim": INNER // 2}
     width, blocks, none = (8,) * 4, (1,) * 4, ((),) * 4
@@ -100,16 +103,11 @@ def sana() -> Pipeline:
     )
 
 
-def _seeded(build: Callable[[], Pipeline]) -> Pipeline:
-    torch.manual_seed(0)
-    return build()
-
-
 TRANSFORMERS: dict[str, Callable[[], Pipeline]] = {
-    "SD 3": partial(_seeded, stable_diffusion_3),
-    "Flux": partial(_seeded, flux),
-    "PixArt": partial(_seeded, pixart),
-    "Sana": partial(_seeded, sana),
+    "SD 3": stable_diffusion_3,
+    "Flux": flux,
+    "PixArt": pixart,
+    "Sana": sana,
 }
 
 

@@ -10,8 +10,9 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from cones.errors import ModelError
 from cones.models import Pipeline
 from cones.models.checkpoint import published
-from experiments.small import FAMILIES, save_single_file
+from experiments.small import FAMILIES
 from fakes import WIDTH, tiny_pipeline
+from single_file import single_file
 
 ATTENDS, PLAIN = "CrossAttn{}Block2D", "{}Block2D"
 
@@ -78,16 +79,9 @@ def test_a_u_net_of_the_real_depth_has_the_names_of_the_published_files(
 
 
 @pytest.mark.parametrize("family", ["SD 1.x", "SD 2.x, v-prediction", "SDXL"])
-def test_names_and_weights_are_those_of_another_writer(
-    family: str, monkeypatch: pytest.MonkeyPatch, tmp_path: str
-) -> None:
-    written = {}
-    monkeypatch.setattr(
-        "experiments.small.save_file", lambda tensors, path: written.update(tensors)
-    )
+def test_names_and_weights_are_those_of_another_writer(family: str) -> None:
     pipeline = FAMILIES[family]()
-    save_single_file(pipeline, tmp_path / "x.safetensors")
-    found = published(pipeline)
+    found, written = published(pipeline), single_file(pipeline)
     assert found.keys() == written.keys()
     assert all(torch.equal(found[name], weight) for name, weight in written.items())
 
