@@ -3,25 +3,15 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cones import files
-from cones.errors import BusyError
+from cones.errors import FileError
 from cones.files import alone, replace_when_done, write_atomic
-
-HOLD = """
-import sys, pathlib
-from cones.files import alone
-
-with alone(pathlib.Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
+from holding import held
 
 
 def test_writes_whole_with_the_permissions_of_any_new_file(tmp_path: Path) -> None:
@@ -105,15 +95,8 @@ def test_strays_of_killed_runs_go_after_a_day(tmp_path: Path) -> None:
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Let another process hold a lock until its input ends."""
-    command = [sys.executable, "-c", HOLD, str(tmp_path / "out" / ".lock")]
-    src = {"PYTHONPATH": str(Path(files.__file__).parents[1])}
-    with subprocess.Popen(
-        command, env=os.environ | src, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout.readline() == b"held\n"
+    with held(tmp_path / "out" / ".lock") as process:
         yield process
-        process.kill()
 
 
 def test_a_second_process_is_refused_and_told_which_one_is_at_work(
@@ -121,10 +104,10 @@ def test_a_second_process_is_refused_and_told_which_one_is_at_work(
 ) -> None:
     lock = tmp_path / "out" / ".lock"
     said = f"out is in use by the process {holder.pid} on .* since .*; expected one.*; wait for it"
-    with pytest.raises(BusyError, match=said), alone(lock):
+    with pytest.raises(FileError, match=said), alone(lock):
         pass
     (tmp_path / "out" / ".lock.owner").unlink()
-    with pytest.raises(BusyError, match="in use by the process that has just begun"), alone(lock):
+    with pytest.raises(FileError, match="in use by the process that has just begun"), alone(lock):
         pass
     holder.communicate()  # ends well
     assert list(lock.parent.iterdir()) == []
@@ -141,7 +124,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(
     assert lock.with_name(".lock.owner").read_text().startswith(f"{holder.pid} on ")
     with alone(lock):
         assert lock.with_name(".lock.owner").read_text().startswith(f"{os.getpid()} on ")
-        with pytest.raises(BusyError, match=f"process {os.getpid()} on"), alone(lock):
+        with pytest.raises(FileError, match=f"process {os.getpid()} on"), alone(lock):
             pass
     assert list(lock.parent.iterdir()) == []
 

@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
@@ -164,11 +165,16 @@ def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch)
 class Ray:
     """What is used of Ray, without any: keeps what it is asked for."""
 
+    __spec__ = "as of a module"
+
     def __init__(self, **resources: float) -> None:
         self.resources, self.asked, self.up = resources, {}, False
 
-    def init(self, address: str, **options: object) -> None:
+    @contextmanager
+    def init(self, address: str, **options: object) -> Iterator[None]:
         self.asked["init"], self.up = {"address": address, **options}, True
+        yield
+        self.up = False
 
     def cluster_resources(self) -> dict[str, float]:
         return self.resources
@@ -181,9 +187,6 @@ class Ray:
         return lambda do: SimpleNamespace(
             remote=lambda job: SimpleNamespace(future=lambda: here(lambda _: {"by": do})(job))
         )
-
-    def shutdown(self) -> None:
-        self.up = False
 
 
 @pytest.mark.parametrize(
@@ -208,6 +211,12 @@ def test_a_worker_gets_a_gpu_or_its_share_of_the_cores(
         assert future.result() == {"by": scale.attempt}
     assert not ray.up
     assert "num_cpus" not in ray.asked["init"]  # which Ray refuses for a cluster that exists
+
+
+def test_other_tasks_take_the_same_road(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", Ray(CPU=1.0))
+    with on_ray("auto", 1, print) as (submit, _):
+        assert submit(Job((), "cat", Path("x"))).result() == {"by": print}
 
 
 @pytest.fixture

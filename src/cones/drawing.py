@@ -10,7 +10,7 @@ import json
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -257,9 +257,7 @@ def save_png(image: Image.Image, path: str | Path, record: Json) -> None:
 
 def read_record(path: str | Path) -> Json | None:
     """Read back how a picture was drawn; None if it is none of ours."""
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            record = json.loads(image.info[KEY])
-    except (OSError, KeyError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
+    with suppress(OSError, KeyError, ValueError), Image.open(path, formats=["PNG"]) as image:
+        if isinstance(record := json.loads(image.info[KEY]), dict):
+            return record
+    return None

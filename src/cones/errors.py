@@ -17,10 +17,6 @@ class FileError(ConesError, ValueError):
     """A concept file is damaged, or is something else."""
 
 
-class BusyError(FileError):
-    """Another process is at work there."""
-
-
 class SubjectError(ConesError, ValueError):
     """The photos, the noun or the identifier of a subject cannot be used."""
 

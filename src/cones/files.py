@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cones.errors import BusyError, FileError
+from cones.errors import FileError
 
 ABANDONED = 24 * 3600  # seconds after which a temporary file is one of a killed run
 
@@ -67,29 +67,25 @@ def replace_when_done(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """Hold a lock file while the context is open; nothing is left of it afterwards.
+    """Hold a lock file while the context is open; a FileError names the process that has it.
 
-    The lock of a process that has died is free. Two that come in the moment in which it is removed
-    may both be let in: look at what is there once more before it is written.
-
-    Raises:
-        BusyError: Another process holds it.
+    The lock of a dead process is free. Two that come in the moment in which it is removed may both
+    be let in: look at what is there once more before it is written.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     owner, held = lock.with_name(f"{lock.name}.owner"), FileLock(lock, timeout=0)
     try:
         held.acquire()
     except Timeout as error:
-        name = "that has just begun"
-        with suppress(OSError):
-            name = owner.read_text("utf-8")
-        raise BusyError(
-            f"{lock.parent} is in use by the process {name}; expected one run at a time; "
-            "wait for it, or work in another folder"
+        name = ""
+        with suppress(OSError):  # it may end just now
+            name = owner.read_text()
+        raise FileError(
+            f"{lock.parent} is in use by the process {name or 'that has just begun'}; "
+            "expected one run at a time; wait for it, or work in another folder"
         ) from error
     try:
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        write_atomic(owner, f"{os.getpid()} on {socket.gethostname()} since {since}".encode())
+        owner.write_text(f"{os.getpid()} on {socket.gethostname()} since {time.ctime()}")
         yield
     finally:
         with suppress(OSError):  # Windows removes nothing that is open

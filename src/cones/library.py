@@ -76,8 +76,7 @@ class Library:
             self.entries = [
                 Entry(self.folder / os.fsdecode(r[0]), **json.loads(r[1])) for r in rows
             ]
-            sketches = np.frombuffer(b"".join(row[2] for row in rows), "<u2")
-            self._sketches = sketches.reshape(len(rows), BINS)
+            self._sketches = np.frombuffer(b"".join(r[2] for r in rows), "<u2").reshape(-1, BINS)
         except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
             raise FileError(
                 f"{str(self.folder / INDEX)!r} cannot be used ({error}); expected an index in a "

@@ -2,7 +2,7 @@
 
 A job says all that its file depends on. So one that is done is known again and skipped, and one
 that was cut short goes on where it was, wherever it is tried again. Workers of Ray read photos and
-write files by the same paths as the process that sends them.
+write files by the same paths as the process that sends them. Other tasks take the same road.
 """
 
 import hashlib
@@ -18,8 +18,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 
@@ -29,12 +30,25 @@ from cones.concept_file import loads
 from cones.errors import ConesError
 from cones.files import require_free, write_atomic
 from cones.models import Pipeline
-from cones.models.protocol import Part, Progress
+from cones.models.protocol import Progress
 from cones.search.resume import owned, silent
 from cones.search.settings import Settings
 from cones.search.spread import place, spread
 
 Told: TypeAlias = dict[str, object]  # JSON values: what came of a job
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What ends in a file."""
+
+    @property
+    def out(self) -> Path:
+        """Say which."""
+
+    @property
+    def key(self) -> str:
+        """Stand for all that the file depends on."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,9 @@ def search(job: Job, pipeline: Pipeline, progress: Progress = silent) -> Concept
     return loads(data)
 
 
+_pipeline = cache(lambda loading: cones.load_pipeline(**dict(loading)))
+
+
 def attempt(job: Job, progress: Progress = silent) -> Told:
     """Do a job in this process, which keeps the model for the next, and say what came of it."""
     started = time.monotonic()
@@ -104,18 +121,13 @@ def attempt(job: Job, progress: Progress = silent) -> Told:
     return {"verdict": verdict, **took, "process": f"{os.getpid()} on {socket.gethostname()}"}
 
 
-@cache
-def _pipeline(loading: tuple[tuple[str, Part], ...]) -> Pipeline:
-    return cones.load_pipeline(**dict(loading))
+Submit: TypeAlias = Callable[..., "Future[Told]"]  # of a task
 
 
-Submit: TypeAlias = Callable[[Job], "Future[Told]"]
+def here(do: Callable[..., Told]) -> Submit:
+    """Do tasks in this process, each when it is submitted."""
 
-
-def here(do: Callable[[Job], Told]) -> Submit:
-    """Do jobs in this process, each when it is submitted."""
-
-    def submit(job: Job) -> "Future[Told]":
+    def submit(job: Task) -> "Future[Told]":
         future: Future[Told] = Future()
         try:
             future.set_result(do(job))
@@ -127,35 +139,32 @@ def here(do: Callable[[Job], Told]) -> Submit:
 
 
 @contextmanager
-def on_ray(address: str, workers: int | None = None) -> Iterator[tuple[Submit, int]]:
-    """Do jobs on Ray; give how one is submitted, and how many are done at once.
+def on_ray(
+    address: str, workers: int | None = None, do: Callable[..., Told] = attempt
+) -> Iterator[tuple[Submit, int]]:
+    """Do tasks on Ray; give how one is submitted, and how many are done at once.
 
     The address ``local`` starts Ray on this machine; all others are those of ``ray.init``. Without
     ``workers`` it is one for every GPU, or without any one for every machine.
     """
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise ConesError(
-            "found no ray; expected it for searches on Ray; pip install 'cones[scale]'"
-        ) from error
+    if find_spec("ray") is None:
+        raise ConesError("found no ray; expected it to work on Ray; pip install 'cones[scale]'")
+    import ray
+
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to its makers
     cores = max(workers or 1, os.cpu_count() or 1)
     alone = {"num_cpus": cores, "include_dashboard": False} if address == "local" else {}
-    ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **alone)
-    try:
+    with ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **alone):
         cpus, gpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU"))
         at_once = workers or gpus or len(ray.nodes())
         share, one = 1 if gpus else max(1, cpus // at_once), int(gpus > 0)
         wanting = ray.remote(num_cpus=share, num_gpus=one, max_retries=0, max_calls=0)
-        remote = wanting(attempt)  # no limit of calls: workers live on, and keep their model
+        remote = wanting(do)  # no limit of calls: workers live on, and keep their model
         yield (lambda job: remote.remote(job).future()), at_once
-    finally:
-        ray.shutdown()
 
 
 def run(
-    jobs: Sequence[Job],
+    jobs: Sequence[Task],
     log: Path,
     submit: Submit,
     *,
@@ -171,8 +180,8 @@ def run(
     Returns:
         What the log says last of every job.
     """
-    known, waiting = _read(log), deque[tuple[Job, int]]()
-    told, flying = dict[Job, Told](), dict["Future[Told]", tuple[Job, int]]()
+    known, waiting = _read(log), deque[tuple[Task, int]]()
+    told, flying = dict[Task, Told](), dict["Future[Told]", tuple[Task, int]]()
     for job in jobs:
         if found := known.get((str(job.out), job.key, _digest(job.out))):
             told[job] = {**found, "state": "there"}
@@ -205,7 +214,7 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
-def _write(log: Path, job: Job, found: Told) -> Told:
+def _write(log: Path, job: Task, found: Told) -> Told:
     """Append a line to the log; the last may have been cut."""
     now = time.strftime("%Y-%m-%d %H:%M:%S")
     told = {"time": now, "out": str(job.out), "key": job.key, **found}
