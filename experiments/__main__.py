@@ -2,15 +2,17 @@
 
 run measures what has no record in the work folder yet, and writes results
 and page; page writes them from the records alone. Cases are dealt out to
-several processes by --shard, or under accelerate launch. A run can be
-stopped at any moment, and goes on from there.
+several processes by --shard, or under accelerate launch, or to workers of Ray
+by --ray. A run can be stopped at any moment, and goes on from there.
 """
 
 import importlib
+import json
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,12 +22,12 @@ from accelerate import PartialState
 from rich.console import Console
 from typer import Argument, Option
 
-from cones import ConesError, load_pipeline
+from cones import ConesError, load_pipeline, scale
 from experiments.lab import PRECISIONS, QUICK, Effort, Lab
 from experiments.metrics.examiner import load_examiner
 from experiments.metrics.success import looks
 from experiments.studies import STUDIES
-from experiments.study import Options, compared_as, options_for, publish, run
+from experiments.study import Job, Options, compared_as, measured, options_for, publish, run, share
 from experiments.subjects import load_examples
 from experiments.tables import write_results
 
@@ -78,6 +80,8 @@ class Asked:
     searches: Annotated[int, Option(min=1, help="Searches of every subject.")] = 2
     seeds: Annotated[int | None, Option(min=1, help="Pictures of every prompt; 8.")] = None
     precision: Annotated[str, Option(help="float32 or bfloat16; the fastest of a CPU.")] = ""
+    ray: Annotated[str | None, Option(help="Measure on Ray: local, auto or an address.")] = None
+    workers: Annotated[int | None, Option(min=1, help="On Ray; one a GPU or machine.")] = None
 
     @property
     def names(self) -> list[str]:
@@ -99,8 +103,9 @@ def numbered(shard: str) -> tuple[int, int]:
     return int(first), int(count)
 
 
+@cache  # a worker of Ray asks again for every case
 def prepared(asked: Asked) -> tuple[Lab, Options]:
-    """Load the model and choose the subjects."""
+    """Load the model, choose the subjects, and let the examiner read their photos."""
     examples = load_examples()
     chosen = _listed(asked.subjects, examples)
     own = chosen or [key for key, each in examples.items() if not each.tuning]
@@ -116,6 +121,8 @@ def prepared(asked: Asked) -> tuple[Lab, Options]:
     torch.set_flush_denormal(True)  # numbers near 0 else slow some processors tenfold
     pipeline = load_pipeline(asked.model, dtype="float32", device=PartialState().device)
     examiner = load_examiner() if any(STUDIES[name].judged for name in asked.names) else None
+    for key, each in examples.items() if examiner else ():
+        examples[key] = replace(each, looks=looks(examiner.read(each.photos()), each.noun))
     precision = asked.precision or PRECISIONS[torch.cpu._is_avx512_bf16_supported()]
     _listed(precision, PRECISIONS)
     lab = Lab(pipeline, asked.work, examples, effort, examiner, Progress(), precision)
@@ -130,20 +137,27 @@ def _listed(names: str, known: Iterable[str]) -> list[str]:
     return found
 
 
+def attempt(job: Job) -> scale.Told:
+    """Measure a case in a worker of Ray."""
+    took = measured(STUDIES[job.study], prepared(job.asked)[0], json.loads(job.case))
+    return {"seconds": round(took, 1)}
+
+
 def performed(asked: Asked, lab: Lab, options: Options, *, measure: bool = True) -> None:
     """Run studies and write their pages; each of several shards writes what there is then."""
-    if lab.examiner and measure:  # pages are made of records
-        seen = {key: lab.examiner.read(each.photos()) for key, each in lab.examples.items()}
-        known = {k: replace(e, looks=looks(seen[k], e.noun)) for k, e in lab.examples.items()}
-        lab = replace(lab, examples=known)
-    for study in [STUDIES[name] for name in asked.names]:
-        own = options_for(study, options)
-        if measure:
-            run(study, lab, own, shard=asked.part)
-            PartialState().wait_for_everyone()
-        if asked.shard or PartialState().is_main_process:
-            home = asked.work / "docs" if asked.quick else Path("docs")
-            say(publish(study, lab, own, asked.docs or home))
+    same = replace(asked, work=asked.work.resolve(), precision=lab.precision)
+    ray = scale.on_ray(asked.ray, asked.workers, attempt) if asked.ray and measure else None
+    with ray or nullcontext() as workers:
+        for study in [STUDIES[name] for name in asked.names]:
+            own = options_for(study, options)
+            if workers:
+                share(study, lab, own, same, *workers)
+            elif measure:
+                run(study, lab, own, shard=asked.part)
+                PartialState().wait_for_everyone()
+            if asked.shard or PartialState().is_main_process:
+                home = asked.work / "docs" if asked.quick else Path("docs")
+                say(publish(study, lab, own, asked.docs or home))
 
 
 def say(line: object) -> None:
@@ -221,5 +235,5 @@ def main() -> None:
         raise SystemExit(1) from None
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # what workers are sent has to be known under its own name
+    importlib.import_module("experiments.__main__").main()

@@ -20,8 +20,9 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-import cones.concept_file
+import cones
 from cones.concept import Concept, Word
+from cones.concept_file import dumps, loads
 from cones.fingerprint import Fingerprint
 from cones.library import INDEX, Library, likeness, sketch
 from cones.mask import Mask
@@ -191,9 +192,8 @@ def read(shapes: Shapes) -> list[dict[str, Any]]:
     """Time the reading of a file of one level, for the built-in model and at full size."""
     rows, base = [], Fingerprint("any", "0" * 64, bytes(128))
     for key, parameters in {"built-in": shapes, "sd15": {"weight": (SD15,)}}.items():
-        made = Concept((drawn(0, parameters),), (Word("V*", "cat"),), base)
-        data = cones.concept_file.dumps(made)
-        seconds, _ = timed(partial(cones.concept_file.loads, data), REPEATS)
+        data = dumps(Concept((drawn(0, parameters),), (Word("V*", "cat"),), base))
+        seconds, _ = timed(partial(loads, data), REPEATS)
         rows.append({"key": key, "bytes": len(data), "ms": 1000 * seconds})
     return rows
 

@@ -53,7 +53,7 @@ def kill_one(out: Path, log: Path, after: int) -> None:
     while True:
         time.sleep(0.01)
         done = log.read_text("utf-8").count('"state": "done"') if log.exists() else 0
-        for owner in out.glob("*.part/search/*/owner") if done >= after else ():
+        for owner in out.glob("*.part/search/*/*owner") if done >= after else ():
             with suppress(OSError):
                 os.kill(int(owner.read_text("utf-8").split()[0]), signal.SIGKILL)
                 return

@@ -7,14 +7,16 @@ for nothing. A page is a function of the results file alone.
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import pandas as pd
 
-from cones.files import write_atomic
+from cones import scale
+from cones.errors import ConesError
+from cones.files import alone, write_atomic
 from experiments.lab import Lab
 from experiments.methods.fits import digest
 from experiments.tables import page, plain, write_results
@@ -86,16 +88,58 @@ def run(study: Study, lab: Lab, options: Options, *, shard: tuple[int, int] = (0
     mine = shared_out(cases_of(study, options), shard)
     missing = [case for case in mine if not record_of(study, lab, case).exists()]
     started = time.monotonic()
-    for done, case in enumerate(missing):
-        begun = time.monotonic()
-        rows = study.measure(case, lab)
-        found = {"study": study.name, "case": case, **lab.told, "rows": rows}
-        found["seconds"] = round(time.monotonic() - begun, 1)
-        write_atomic(record_of(study, lab, case), json.dumps(found, indent=1).encode())
-        left = (time.monotonic() - started) / (done + 1) * (len(missing) - done - 1)
+    for done, case in enumerate(missing, 1):
+        seconds = measured(study, lab, case)
+        left = (time.monotonic() - started) / done * (len(missing) - done)
         label = " ".join("+".join(v) if isinstance(v, list) else str(v) for v in case.values())
-        note = f"{found['seconds']:.0f} s, about {left / 60:.0f} min left: {label}"
-        lab.progress(study.name, len(mine) - len(missing) + done + 1, len(mine), note)
+        note = f"{seconds:.0f} s, about {left / 60:.0f} min left: {label}"
+        lab.progress(study.name, len(mine) - len(missing) + done, len(mine), note)
+
+
+def measured(study: Study, lab: Lab, case: Case) -> float:
+    """Measure a case unless another process is at it, a FileError; give the seconds it took."""
+    path, begun = record_of(study, lab, case), time.monotonic()
+    with alone(path.with_suffix(".lock")):
+        if not path.exists():  # it may have come meanwhile
+            rows = study.measure(case, lab)
+            found = {"study": study.name, "case": case, **lab.told, "rows": rows}
+            found["seconds"] = round(time.monotonic() - begun, 1)
+            write_atomic(path, json.dumps(found, indent=1).encode())
+    return time.monotonic() - begun
+
+
+class Job(NamedTuple):
+    """A case without a record, as a worker of Ray is told of it."""
+
+    out: Path  # its record
+    key: str  # stands for all that it depends on
+    study: str
+    case: str  # JSON
+    asked: Hashable  # of the command: what the worker makes a lab of
+
+
+def share(
+    study: Study, lab: Lab, options: Options, asked: Hashable, submit: scale.Submit, at_once: int
+) -> None:
+    """Let workers measure the cases that have no record, as searches are done on Ray.
+
+    Raises:
+        ConesError: Some have none in the end.
+    """
+    log, jobs = lab.work / "records" / f"{study.name}.log", []
+    cases = pd.Series(cases_of(study, options))
+    turns = cases.groupby(cases.map(lambda case: str(case.get("subjects")))).cumcount()
+    for case in cases[turns.sort_values(kind="stable").index]:  # so that no worker waits
+        if not (path := record_of(study, lab, case)).exists():
+            jobs.append(Job(path, path.stem, study.name, json.dumps(case), asked))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    told = {"progress": lambda _, *at: lab.progress(study.name, *at)}
+    scale.run(jobs, log, submit, at_once=at_once, **told)
+    if left := sum(not job.out.exists() for job in jobs):
+        raise ConesError(
+            f"{left} of {len(jobs)} cases of {study.name} failed; expected a record of each; "
+            f"{log} says why; run the same again"
+        )
 
 
 def frame(study: Study, lab: Lab, options: Options) -> pd.DataFrame:

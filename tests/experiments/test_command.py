@@ -1,10 +1,22 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from cones.scale import Submit, here
 from experiments import __main__ as command
+from experiments.kill import compared, contents
+from experiments.small import small
 from experiments.studies import STUDIES
 from experiments.study import Options
 from fakes import tiny_pipeline
@@ -72,3 +84,56 @@ def test_studies_are_measured_unless_only_pages_are_wanted(
 def test_an_unknown_study_is_refused() -> None:
     found = CliRunner().invoke(command.app, ["run", "nothing"])
     assert found.exit_code == 2
+
+
+def test_on_ray_workers_load_once_and_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab, loaded, said = tiny_lab(tmp_path), list[command.Asked](), list[object]()
+
+    @contextmanager
+    def on_ray(*given: object) -> Iterator[tuple[Submit, int]]:
+        said.extend(given)
+        yield here(given[2]), 2
+
+    def prepared(asked: command.Asked) -> tuple[object, None]:
+        loaded.append(asked)
+        return lab, None
+
+    monkeypatch.setattr(command.scale, "on_ray", on_ray)
+    monkeypatch.setattr(command, "prepared", cache(prepared))
+    monkeypatch.chdir(tmp_path)
+    asked = command.Asked("certificate", work=Path("work"), ray="auto", workers=2, docs=tmp_path)
+    options = Options(("a_cat", "a_dog"), searches=1)
+    command.performed(asked, lab, options)
+    assert said == ["auto", 2, command.attempt]
+    assert [(each.work, each.precision) for each in loaded] == [(tmp_path / "work", "float32")]
+    found = json.loads((tmp_path / "results" / "certificate.json").read_text())
+    assert found["cases"] == {"done": 2, "of": 2}
+    command.performed(asked, lab, options, measure=False)
+    assert len(said) == 3  # no Ray for a page
+
+
+@pytest.mark.slow
+def test_a_killed_worker_of_ray_loses_no_case(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    small().save_pretrained(tmp_path / "model")
+    words = ["-m", "experiments", "run", "certificate", "--quick", "--precision", "float32"]
+    words += ["--model", str(tmp_path / "model")]
+    for name, more in {"plain": [], "ray": ["--ray", "local", "--workers", "1"]}.items():
+        folder, killed = tmp_path / name, 0
+        where = ["--work", str(folder / "work"), "--docs", str(folder / "docs")]
+        with subprocess.Popen([sys.executable, *words, *where, *more]) as process:
+            while more and process.poll() is None and not killed:
+                time.sleep(0.01)
+                for owner in folder.glob("work/records/certificate/*.owner"):
+                    killed = int(owner.read_text().split()[0])
+                    os.kill(killed, signal.SIGKILL)
+        assert process.returncode == 0
+    assert killed
+    log = tmp_path / "ray" / "work" / "records" / "certificate.log"
+    states = [json.loads(line)["state"] for line in log.read_text().splitlines()]
+    assert states == ["started", "failed", "started", "done"]
+    log.unlink()
+    found = compared(contents(tmp_path / "plain"), contents(tmp_path / "ray"))
+    assert found == {"differing": [], "strays": []}

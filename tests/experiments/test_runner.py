@@ -1,25 +1,34 @@
 import json
+import multiprocessing
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from cones.errors import ConesError, FileError
+from cones.scale import Told, here
 from experiments.lab import Effort, Lab
 from experiments.studies import certificate
 from experiments.study import (
     Case,
+    Job,
     Options,
     Results,
     Row,
     Study,
     cases_of,
     frame,
+    measured,
     publish,
     record_of,
     run,
+    share,
     shared_out,
 )
+from holding import held
 from tiny_lab import tiny_lab
 
 
@@ -63,6 +72,102 @@ def test_an_interrupted_study_measures_only_what_is_missing(lab: Lab, stop: int)
     run(counting.study(), lab, OPTIONS)
     run(counting.study(), lab, OPTIONS)
     assert counting.measured == [0, 1, 2]
+
+
+def test_a_record_that_came_meanwhile_is_left_alone(lab: Lab) -> None:
+    counting, case = Counting(), {"subjects": ["a_cat"], "k": 0}
+    for _ in range(2):
+        measured(counting.study(), lab, case)
+    assert counting.measured == [0]
+    assert len(list(record_of(counting.study(), lab, case).parent.iterdir())) == 1  # no lock
+
+
+def test_a_case_that_another_run_is_at_is_refused_until_that_run_is_dead(lab: Lab) -> None:
+    counting = Counting()
+    record = record_of(counting.study(), lab, {"subjects": ["a_dog"], "k": 1})
+    with held(record.with_suffix(".lock")) as other:
+        said = f"in use by the process {other.pid} on .*; expected one run at a time; wait for it"
+        with pytest.raises(FileError, match=said):
+            run(counting.study(), lab, OPTIONS)
+        assert counting.measured == [0]
+        other.kill()
+        other.wait()
+        run(counting.study(), lab, OPTIONS)
+    assert counting.measured == [0, 1, 2]
+
+
+def test_two_processes_never_measure_the_same_case(lab: Lab, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def measure(case: Case, lab: Lab) -> list[Row]:
+        with log.open("a") as file:
+            file.write(f"{case['k']}\n")
+        time.sleep(0.05)
+        return [{"k": case["k"]}]
+
+    study = replace(Counting().study(), measure=measure)
+    assert lab.key  # what is known now need not be found out twice
+
+    def insist(study: Study, lab: Lab) -> None:
+        while True:
+            with suppress(FileError):
+                return run(study, lab, options)
+
+    options, context = Options(OPTIONS.subjects * 4), multiprocessing.get_context("fork")
+    others = [context.Process(target=insist, args=(study, lab)) for _ in range(2)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join()
+    assert [other.exitcode for other in others] == [0, 0]
+    assert sorted(map(int, log.read_text().split())) == list(range(12))
+    assert len(frame(study, lab, options)) == 12
+
+
+def here_with(study: Study, lab: Lab, jobs: list[Job]) -> object:
+    """Do in this process what workers would do."""
+
+    def do(job: Job) -> Told:
+        jobs.append(job)
+        return {"seconds": measured(study, lab, json.loads(job.case))}
+
+    return here(do)
+
+
+def test_workers_measure_what_has_no_record_and_an_error_stops_no_other(lab: Lab) -> None:
+    counting, jobs = Counting(), list[Job]()
+
+    def measure(case: Case, lab: Lab) -> list[Row]:
+        if case["k"] == 1 and len(jobs) < 5:  # two tries
+            raise MemoryError("too large")
+        return counting.measure(case, lab)
+
+    study = replace(counting.study(), measure=measure)
+    with pytest.raises(ConesError, match="1 of 3 cases of certificate failed; .*; .*log says why"):
+        share(study, lab, OPTIONS, "asked", here_with(study, lab, jobs), 1)
+    assert counting.measured == [0, 2]
+    share(study, lab, OPTIONS, "asked", here_with(study, lab, jobs), 1)
+    assert counting.measured == [0, 2, 1]
+    assert [json.loads(job.case)["k"] for job in jobs] == [0, 1, 2, 1, 1]
+    assert {(job.study, job.asked, job.out.exists()) for job in jobs} == {
+        ("certificate", "asked", True)
+    }
+    log = (lab.work / "records" / "certificate.log").read_text()
+    assert log.count('"state": "done"') == 3
+    assert log.count("MemoryError: too large") == 2
+
+
+def test_neighbours_in_the_queue_are_of_different_subjects(lab: Lab) -> None:
+    cases = [{"subjects": [key], "k": k} for key in ("a_cat", "a_dog") for k in range(3)]
+    cases += [{"subjects": ["a_jar"], "k": 0}]
+    study, jobs = replace(Counting().study(), cases=lambda options: cases), list[Job]()
+    share(study, lab, OPTIONS, "asked", here_with(study, lab, jobs), 1)
+    found = [json.loads(job.case) for job in jobs]
+    assert [each["subjects"][0][2] + str(each["k"]) for each in found] == [
+        *("c0", "d0", "j0"),
+        *("c1", "d1"),
+        *("c2", "d2"),
+    ]
 
 
 def test_rows_have_the_columns_of_their_case(lab: Lab) -> None:
