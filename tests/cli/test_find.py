@@ -12,7 +12,7 @@ import pytest
 import cones
 from cones.cli import console
 from cones.search.resume import owned
-from fakes import search_options
+from fakes import search_options, tiny_concept, tiny_pipeline
 
 Run = Callable[..., object]
 TINY = search_options(steps=2, score_steps=2, prior_count=2, prior_steps=2, batch=2, draws=4)
@@ -64,6 +64,25 @@ def test_the_next_command_keeps_the_model_and_quotes_paths(
     assert words[:5] == ["cones", "generate", "-c", str(out), "a V* cat in the snow"]
     assert words[5:9] == ["--model", model, "--dtype", "float32"]
     run(*words[1:], "-n", 1, "--num-inference-steps", 1)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_what_was_said_of_the_model_goes_into_the_job_and_the_next_command(
+    many: bool, run: Run, photos: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, concept = [], tiny_concept(tiny_pipeline())
+    monkeypatch.setattr(cones, "load_pipeline", lambda **_: None, raising=False)
+    monkeypatch.setattr("cones.scale.search", lambda job, *_: jobs.append(job) or concept)
+    (tmp_path / "table.csv").write_text(f"photos,noun,out\n{photos},cat,a.safetensors\n")
+    one, table = (photos, "--noun", "cat", "-o"), ("--subjects", tmp_path / "table.csv")
+    said = ["--model", "m", "--lora", "a:2", "--lora", "my b"]
+    concept.save(out := tmp_path / "a.safetensors")
+    concept.certificate["verdict"] = "gained"
+    result = run("find", *(table if many else (*one, out, "--overwrite")), *said)
+    assert jobs[0].loading == (("model", "m"), ("lora", ("a:2", "my b")))
+    if not many:
+        (following,) = [each for each in result.stdout.splitlines() if each.startswith("next:")]
+        assert shlex.split(following)[6:-2] == said
 
 
 def test_a_certificate_that_refuses_ends_with_3_and_without_a_next_command(

@@ -139,6 +139,27 @@ def test_a_controlnet_is_followed(
     refused(*along, "--overwrite", match="found a control image for a StableDiffusionPipeline")
 
 
+def test_loras_are_drawn_with_and_told(run: Run, refused: Run, draw: tuple[object, ...]) -> None:
+    from diffusers import StableDiffusionPipeline
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    from fakes import tiny_pipeline
+
+    unet = tiny_pipeline().unet
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    StableDiffusionPipeline.save_lora_weights("style", get_peft_model_state_dict(unet))
+    plain, styled = (*draw, "-n", 1, "-o"), ("--lora", "style:2", "--lora", "style")
+    run(*plain, "plain")
+    run(*plain, "out", *styled)
+    assert read_record(Path("out/0000.png"))["lora"] == ["style:2", "style"]
+    assert "lora" not in read_record(Path("plain/0000.png"))
+    assert Image.open("plain/0000.png").tobytes() != Image.open("out/0000.png").tobytes()
+    refused(*plain, "out", match="--overwrite")  # another picture
+    assert "1 of 1 pictures are there already" in run(*plain, "out", *styled).stderr
+    refused(*plain, "new", "--lora", "none.safetensors", match="found no readable LoRA 'none")
+
+
 def test_an_unrelated_model_is_refused(refused: Run, cat: Path, tmp_path: Path) -> None:
     from fakes import tiny_pipeline
 

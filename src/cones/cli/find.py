@@ -33,7 +33,7 @@ _Many = partial(Option, rich_help_panel="Many subjects")
 NEEDED = ("photos", "noun", "out")  # columns of a table; identifier, others and settings may be
 Photos = Annotated[
     list[Path] | None,
-    Argument(help="Folder of photos of one subject, or photos.", show_default=False),
+    Argument(help="Photos of one subject, or their folder; cut square.", show_default=False),
 ]
 Noun = Annotated[str | None, Option(help="What the photos show: cat.", show_default=False)]
 Output = Annotated[
@@ -124,7 +124,8 @@ def find(
         from cones.scale import Job
 
         words = {"identifier": identifier, "others": others, "overwrite": saving.overwrite}
-        find_one(Job(tuple(photos), noun, output, settings=settings, **words), loading, saving)
+        how = {"settings": settings, "loading": tuple(loading.given().items())}
+        find_one(Job(tuple(photos), noun, output, **words, **how), loading, saving)
 
 
 def find_one(job: "Job", loading: options.Loading, saving: options.Saving) -> None:
@@ -186,7 +187,7 @@ def read(
     from cones.scale import Job
     from cones.subject import check_words
 
-    jobs, model = dict[Path, Job](), {"loading": tuple(asdict(loading).items())}
+    jobs, model = dict[Path, Job](), {"loading": tuple(loading.given().items())}
     with path.open(newline="", encoding="utf-8-sig") as file:
         for number, row in enumerate(csv.DictReader(file), 2):
             cells = {str(n): str(v).strip() for n, v in row.items() if v and str(v).strip()}
@@ -224,7 +225,9 @@ def judge(concept: "cones.Concept") -> None:
 
 def suggest(path: Path, concept: "cones.Concept", loading: options.Loading) -> None:
     """Print the command that comes next, ready to be pasted into a shell."""
-    model = [w for n, value in asdict(loading).items() if value for w in (f"--{n}", str(value))]
+    said = {**loading.given(), "lora": None}.items()
+    pairs = [*said, *(("lora", each) for each in loading.lora or ())]
+    model = [word for name, value in pairs if value for word in (f"--{name}", str(value))]
     words = ("-c", str(path), f"{concept.prompt} in the snow", *model, "-o", "out")
     echo(f"next:  {shlex.join(('cones', 'generate', *words))}")
 

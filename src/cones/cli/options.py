@@ -49,6 +49,15 @@ class Loading:
     dtype: Annotated[Dtype | None, _Model(help="Precision [what suits the device].")] = None
     offload: Annotated[Offload | None, _Model(help="Keep idle parts in main memory.")] = None
     controlnet: Annotated[str | None, _Model(help="ControlNet: hub name, folder or file.")] = None
+    lora: Annotated[
+        list[str] | None,
+        _Model(metavar="FILE[:WEIGHT]", help="LoRA: file, folder or hub name; repeat."),
+    ] = None
+
+    def given(self) -> dict[str, object]:
+        """Collect what was said, as arguments of load_pipeline."""
+        said = {name: value for name, value in asdict(self).items() if value}
+        return said | ({"lora": tuple(self.lora)} if self.lora else {})
 
     def pipeline(self) -> "Pipeline":
         """Load the model, without the bars of other libraries."""
@@ -57,6 +66,7 @@ class Loading:
 
         diffusers_logging.disable_progress_bar()  # the screen is for our own bars
         transformers_logging.disable_progress_bar()
+        diffusers_logging.get_logger("diffusers.loaders.peft").setLevel(50)  # it raises as well
         return cones.load_pipeline(**asdict(self))
 
 

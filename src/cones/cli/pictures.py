@@ -61,7 +61,7 @@ def generate(
 
     concepts, how = chosen.load_for(prompt), asdict(drawing)
     used = [{"words": each.prompt, "mask": each.mask.digest} for each in concepts]
-    job = {"prompt": prompt, **how, "model": loading.model or "built-in", "concepts": used}
+    job = {"prompt": prompt, **how, "model": "built-in", **loading.given(), "concepts": used}
     job = json.loads(json.dumps(job, default=str))
     paths = {s: output / f"{s:04d}.png" for s in range(seed, seed + number)}
     left = {s for s in paths if saving.overwrite or read_record(paths[s]) != {**job, "seed": s}}

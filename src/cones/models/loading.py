@@ -6,14 +6,12 @@ you show pictures to others.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import torch
-from diffusers.models.controlnets.controlnet import ControlNetModel
-from diffusers.pipelines.auto_pipeline import AutoPipelineForText2Image
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
@@ -22,10 +20,11 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from cones.errors import ModelError
 from cones.models import UNetModel, builtin, model_for
+from cones.models.beside import first_line, load_loras, readable, with_controlnet
 from cones.models.protocol import Pipeline
 from cones.models.sampling import is_distilled
 
@@ -44,6 +43,7 @@ def load_pipeline(
     revision: str | None = None,
     resolution: int | None = None,
     controlnet: str | Path | None = None,
+    lora: str | Sequence[str] | None = None,
 ) -> Pipeline:
     """Load a text-to-image pipeline that samples with DPM-Solver++ (Appendix B).
 
@@ -59,6 +59,7 @@ def load_pipeline(
         revision: Branch, tag or commit on the hub.
         resolution: Side of pictures and photos in pixels, by default the model's own.
         controlnet: A ControlNet to draw with: folder, ``.safetensors`` file or hub name.
+        lora: A LoRA or several: file, folder or hub name, and ``:0.8`` for a weight but 1.
 
     Raises:
         ModelError: There is no such model, or it cannot be read.
@@ -69,7 +70,9 @@ def load_pipeline(
     name = str(model or builtin.folder())
     pipeline = _read(name, precision.removeprefix("torch."), variant, revision)
     _settle(pipeline, resolution)
-    pipeline = _controlled(pipeline, controlnet)
+    if controlnet is not None:
+        pipeline = with_controlnet(pipeline, controlnet)
+    load_loras(pipeline, [lora] if isinstance(lora, str) else lora or ())
     if offload is None:
         return pipeline.to(home)
     getattr(pipeline, f"enable_{offload}_cpu_offload")(device=home)
@@ -81,47 +84,12 @@ def _read(model: str, dtype: str, variant: str | None, revision: str | None) -> 
     if dtype not in DTYPES:
         raise ModelError(f"found dtype {dtype}; expected one of {', '.join(DTYPES)}; choose one")
     path = Path(model).expanduser()
-    try:
+    expected = "a diffusers folder or a Stable Diffusion checkpoint in safetensors; fetch it again"
+    with readable(f"model {model!r}", expected):
         if path.is_file():
             return _single_file(path, DTYPES[dtype])
         folder = path if path.is_dir() else _fetched(model, variant, revision)
         return _folder(folder, DTYPES[dtype], variant)
-    except ModelError:
-        raise
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
-        raise ModelError(
-            f"found no readable model {model!r} ({_first_line(error)}); expected a diffusers "
-            "folder or a Stable Diffusion checkpoint in safetensors; fetch it again"
-        ) from error
-
-
-def _controlled(pipeline: Pipeline, name: str | Path | None) -> Pipeline:
-    """Add a ControlNet, if one is named; say in one sentence why that cannot be done."""
-    if name is None:
-        return pipeline
-    path = Path(name).expanduser()
-    try:
-        if path.is_file():
-            net = ControlNetModel.from_single_file(str(path))
-        else:
-            where = path if path.is_dir() else name
-            net = ControlNetModel.from_pretrained(where, use_safetensors=True)
-    except Exception as error:  # each transport has errors of its own
-        raise ModelError(
-            f"found no readable ControlNet {str(name)!r} ({_first_line(error)}); expected a "
-            "folder, a .safetensors file or a hub name; correct it, or connect"
-        ) from error
-    width = net.config["cross_attention_dim"]
-    if not UNetModel.knows(pipeline) or width != pipeline.unet.config.cross_attention_dim:
-        raise ModelError(
-            f"found a ControlNet that reads texts of width {width}; expected one for "
-            f"{type(pipeline).__name__}; load a ControlNet of the model's family"
-        )
-    return AutoPipelineForText2Image.from_pipe(pipeline, controlnet=net.to(pipeline.unet.dtype))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _folder(folder: Path, dtype: torch.dtype, variant: str | None) -> Pipeline:
@@ -171,8 +139,8 @@ def _single_file(path: Path, dtype: torch.dtype) -> Pipeline:
     if not any(key.startswith("model.diffusion_model.input_blocks.") for key in keys):
         raise ModelError(
             f"found no U-Net in {str(path)!r}; expected a checkpoint of Stable Diffusion 1.x, 2.x "
-            "or XL; load other families from a folder or the hub, a LoRA with "
-            "pipeline.load_lora_weights(), a concept with cones.load()"
+            "or XL; load other families from a folder or the hub, a LoRA beside its model "
+            "with --lora, a concept with cones.load()"
         )
     xl = any(key.startswith("conditioner.") for key in keys)
     beside = path.with_suffix("")
@@ -185,7 +153,7 @@ def _single_file(path: Path, dtype: torch.dtype) -> Pipeline:
         if "config" in options:
             raise
         raise ModelError(
-            f"found no configuration for {path.name!r} ({_first_line(error)}); expected an answer "
+            f"found no configuration for {path.name!r} ({first_line(error)}); expected an answer "
             f"of the hub, once, or the folder {str(beside)!r}; connect, or put the .json and .txt "
             "files of its base model's diffusers folder there"
         ) from error
