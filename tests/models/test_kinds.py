@@ -15,7 +15,7 @@ from diffusers import (
 from torch import Tensor
 
 from cones.errors import ModelError
-from cones.models import MODELS, Model, Pipeline, model_for
+from cones.models import Model, Pipeline, UNetModel, model_for
 from fakes import WIDTH, tiny_pipeline
 
 
@@ -89,7 +89,7 @@ def test_refuses_what_would_fail_in_the_middle_of_a_search(make: Callable, messa
     with pytest.raises(ModelError, match=message):
         model_for(make())
     with pytest.raises(ModelError, match="expected a U-Net that text alone conditions"):
-        MODELS["unet"](make())
+        UNetModel(make())
 
 
 def test_an_ip_adapter_is_refused_by_the_search_only() -> None:

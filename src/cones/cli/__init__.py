@@ -35,24 +35,18 @@ for function in COMMANDS:
     command(app, function)
 
 
-def _print_version(wanted: bool) -> bool:
-    if wanted:
-        typer.echo(f"cones {cones.__version__}")
-        raise typer.Exit
-    return wanted
-
-
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _cones(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Version.")] = False,
 ) -> None:
     """Find the concept neurons of a subject in a diffusion model, and shut them.
 
     A few photos and a noun go in (**find**), a small concept file comes out. With it the model
     draws the subject wherever a prompt puts it (**generate**).
     """
+    if version:
+        typer.echo(f"cones {cones.__version__}")
+        raise typer.Exit
 
 
 main = app

@@ -1,6 +1,6 @@
 """The only modules that know a diffusion pipeline from the inside.
 
-A new family of models is one subclass of :class:`Model`, and one line in ``MODELS``.
+A new family of models is one subclass of :class:`Model`, and one name in ``MODELS``.
 """
 
 from cones.errors import ModelError
@@ -10,13 +10,7 @@ from cones.models.unet import UNetModel
 
 __all__ = ["MODELS", "Condition", "Model", "Pipeline", "UNetModel", "model_for"]
 
-MODELS: dict[str, type[Model]] = {
-    "unet": UNetModel,
-    "sd3": StableDiffusion3Model,
-    "flux": FluxModel,
-    "pixart": PixArtModel,
-    "sana": SanaModel,
-}
+MODELS = (UNetModel, StableDiffusion3Model, FluxModel, PixArtModel, SanaModel)
 
 
 def model_for(pipeline: Pipeline) -> Model:
@@ -24,10 +18,10 @@ def model_for(pipeline: Pipeline) -> Model:
 
     Pipelines that need more than a prompt (unCLIP, inpainting, editing) are a ModelError.
     """
-    for kind in MODELS.values():
+    for kind in MODELS:
         if kind.knows(pipeline):
             return kind(pipeline)
     raise ModelError(
         f"found a {type(pipeline).__name__}; expected a pipeline of one of these families: "
-        f"{', '.join(MODELS)}; load Stable Diffusion, Flux, PixArt or Sana"
+        "unet, sd3, flux, pixart, sana; load Stable Diffusion, Flux, PixArt or Sana"
     )
