@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from cones.concept import Concept, Word
-from cones.concept_file import dumps, gaps, load, loads
+from cones.concept_file import decode, dumps, encode, load, loads
 from cones.errors import FileError
 from cones.fingerprint import Fingerprint
 from cones.mask import Mask
@@ -109,17 +109,17 @@ def test_dtypes_of_embeddings_are_kept() -> None:
     "places", [[], [0], [254], [255], [256], [0, 255, 511], [510, 766, 999], list(range(1000))]
 )
 def test_the_codec_gives_back_positions(places: list[int]) -> None:
-    data = gaps.encode(index(*places))
-    found = gaps.decode(data, count=len(places), numel=1000)
+    data = encode(index(*places))
+    found = decode(data, count=len(places), numel=1000)
     assert found.tolist() == places
     for wrong in ({"count": len(places) + 1, "numel": 1000}, {"count": 999, "numel": 1000}):
         with pytest.raises(FileError):
-            gaps.decode(data, **wrong)
+            decode(data, **wrong)
     with pytest.raises(FileError, match="followed by something"):
-        gaps.decode(data + b"\0", count=len(places), numel=1000)
+        decode(data + b"\0", count=len(places), numel=1000)
     for cut in range(len(data)):
         with pytest.raises(FileError):
-            gaps.decode(data[:cut], count=len(places), numel=1000)
+            decode(data[:cut], count=len(places), numel=1000)
 
 
 def sd14() -> Mask:

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 Target = Annotated[Path, Argument(help="Folder or file to write.", show_default=False)]
 Kind = Annotated[
     Literal["diffusers", "single-file", "comfyui", "a1111"],
-    Option(
-        "--to", help="A model as a folder or as one file, or small files that are added to it."
-    ),
+    Option("--to", help="A model as a folder or one file, or small files added to it."),
 ]
 Name = Annotated[str, Argument(help="OWNER/NAME on the hub.", show_default=False)]
 File = Annotated[Path, Argument(help="Concept file.", show_default=False)]

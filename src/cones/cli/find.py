@@ -36,10 +36,7 @@ Photos = Annotated[
     Argument(help="Photos of one subject, or their folder; cut square.", show_default=False),
 ]
 Noun = Annotated[str | None, Option(help="What the photos show: cat.", show_default=False)]
-Output = Annotated[
-    Path | None,
-    Option("--output", "-o", help="File to write.", dir_okay=False, show_default=False),
-]
+Output = Annotated[Path | None, options.Out(help="File to write.", dir_okay=False)]
 Identifier = Annotated[str, Option(help="New word that will mean your subject.")]
 Others = Annotated[Path | None, Option(help="Photos of other things of the noun [drawn].")]
 Shipped: TypeAlias = Literal["striped_cat", "zigzag_jar", "dotted_cup"]

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from cones.models import Pipeline
 
 _Model = partial(Option, rich_help_panel="Model")
-_Output = partial(Option, "--output", "-o", show_default=False)
+Out = partial(Option, "--output", "-o", show_default=False)
 Prompt: TypeAlias = Annotated[str, Argument(help='What to draw: "a V* cat on a beach".')]
-File: TypeAlias = Annotated[Path, _Output(help="File to write.", dir_okay=False)]
-Folder: TypeAlias = Annotated[Path, _Output(help="Folder to write to.", file_okay=False)]
+File: TypeAlias = Annotated[Path, Out(help="File to write.", dir_okay=False)]
+Folder: TypeAlias = Annotated[Path, Out(help="Folder to write to.", file_okay=False)]
 Number: TypeAlias = Annotated[int, Option("--num", "-n", min=1, help="Pictures of a prompt.")]
 Seed: TypeAlias = Annotated[int, Option(min=0, help="Same seed, same result.")]
 Dtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
@@ -56,8 +56,8 @@ class Loading:
 
     def given(self) -> dict[str, object]:
         """Collect what was said, as arguments of load_pipeline."""
-        said = {name: value for name, value in asdict(self).items() if value}
-        return said | ({"lora": tuple(self.lora)} if self.lora else {})
+        said = asdict(self).items()
+        return {n: tuple(v) if isinstance(v, list) else v for n, v in said if v}
 
     def pipeline(self) -> "Pipeline":
         """Load the model, without the bars of other libraries."""
@@ -108,9 +108,7 @@ class Chosen(Concepts):
 
     files: Annotated[
         list[Path],
-        Option(
-            "--concept", "-c", help="Concept file or hub:OWNER/NAME; repeat.", show_default=False
-        ),
+        Option("--concept", "-c", help="File or hub:OWNER/NAME; repeat.", show_default=False),
     ]
 
     def load_for(self, *prompts: str) -> "list[cones.Concept]":

@@ -1,7 +1,4 @@
-"""Stable Diffusion 1.x, 2.x and XL: a U-Net whose attention has separate K and V projections.
-
-Also how a network is best computed where it is.
-"""
+"""Stable Diffusion 1.x, 2.x and XL; and how a network is best computed where it is."""
 
 import math
 from collections.abc import Iterator
