@@ -120,10 +120,13 @@ def test_a_killed_worker_of_ray_loses_no_case(tmp_path: Path) -> None:
     small().save_pretrained(tmp_path / "model")
     words = ["-m", "experiments", "run", "certificate", "--quick", "--precision", "float32"]
     words += ["--model", str(tmp_path / "model")]
+    # Else workers stand back behind all others, and on a busy machine are given up.
+    patient = {"RAY_worker_niceness": "0", "RAY_worker_register_timeout_seconds": "600"}
+    patient |= os.environ
     for name, more in {"plain": [], "ray": ["--ray", "local", "--workers", "1"]}.items():
         folder, killed = tmp_path / name, 0
         where = ["--work", str(folder / "work"), "--docs", str(folder / "docs")]
-        with subprocess.Popen([sys.executable, *words, *where, *more]) as process:
+        with subprocess.Popen([sys.executable, *words, *where, *more], env=patient) as process:
             while more and process.poll() is None and not killed:
                 time.sleep(0.01)
                 for owner in folder.glob("work/records/certificate/*.owner"):
