@@ -45,9 +45,7 @@ def load_pipeline(
     controlnet: str | Path | None = None,
     lora: str | Sequence[str] | None = None,
 ) -> Pipeline:
-    """Load a text-to-image pipeline that samples with DPM-Solver++ (Appendix B).
-
-    Models of few steps (turbo, LCM, Lightning) keep their own sampler.
+    """Load a pipeline; it samples with DPM-Solver++ (Appendix B), or as its few steps need.
 
     Args:
         model: Folder in diffusers layout, ``.safetensors`` checkpoint (its configuration lies in
@@ -64,14 +62,12 @@ def load_pipeline(
     Raises:
         ModelError: There is no such model, or it cannot be read.
     """
-    found = torch.accelerator.current_accelerator(check_available=True)
-    home = torch.device(device or found or "cpu")
+    home = torch.device(device or torch.accelerator.current_accelerator(True) or "cpu")
     precision = str(dtype or ("bfloat16" if home.type == "cuda" else "float32"))
     name = str(model or builtin.folder())
     pipeline = _read(name, precision.removeprefix("torch."), variant, revision)
     _settle(pipeline, resolution)
-    if controlnet is not None:
-        pipeline = with_controlnet(pipeline, controlnet)
+    pipeline = with_controlnet(pipeline, controlnet) if controlnet else pipeline
     load_loras(pipeline, [lora] if isinstance(lora, str) else lora or ())
     if offload is None:
         return pipeline.to(home)
