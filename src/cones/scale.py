@@ -40,15 +40,13 @@ Told: TypeAlias = dict[str, object]  # JSON values: what came of a job
 
 @runtime_checkable
 class Task(Protocol):
-    """What ends in a file."""
+    """What ends in the file ``out``; ``key`` stands for all that the file depends on."""
 
     @property
-    def out(self) -> Path:
-        """Say which."""
+    def out(self) -> Path: ...  # noqa: D102
 
     @property
-    def key(self) -> str:
-        """Stand for all that the file depends on."""
+    def key(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ def on_ray(
         share, one = 1 if gpus else max(1, cpus // at_once), int(gpus > 0)
         wanting = ray.remote(num_cpus=share, num_gpus=one, max_retries=0, max_calls=0)
         remote = wanting(do)  # no limit of calls: workers live on, and keep their model
-        yield (lambda job: remote.remote(job).future()), at_once
+        yield (lambda job: remote.remote(job).future()), at_once  # pyright: ignore
 
 
 def run(
