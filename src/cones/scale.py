@@ -67,9 +67,13 @@ class Job:
         """Say where the search is kept until it is done."""
         return self.out.with_name(f"{self.out.name}.part")
 
-    @cached_property
+    @property
     def key(self) -> str:
         """Digest all that the file depends on, the photos' bytes too."""
+        return self._key
+
+    @cached_property
+    def _key(self) -> str:
         said = self.noun, self.identifier, self.settings.recorded(), self.loading
         sha = hashlib.sha256(repr(said).encode())
         for path in (*self.photos, *filter(None, [self.others])):

@@ -1,6 +1,7 @@
 """``cones generate``, ``compare``, ``attend`` and ``demo``."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from PIL import Image
 
 import cones
 from cones.drawing import read_record
+from cones.files import alone
 
 Run = Callable[..., object]
 ONE = ("--num-inference-steps", 1)
@@ -41,6 +43,31 @@ def test_only_missing_pictures_are_drawn(run: Run, refused: Run, draw: tuple[obj
     assert Path("out/0000.png").stat().st_mtime_ns == kept
     assert Path("out/0001.png").read_bytes() == drawn
     refused(*draw, "--guidance-scale", 2, "-n", 1, "-o", "out", match="--overwrite")
+
+
+def test_two_commands_never_draw_into_one_folder(
+    run: Run, refused: Run, draw: tuple[object, ...]
+) -> None:
+    with alone(Path("out/.lock")):  # as another process would hold it
+        said = f"in use by the process {os.getpid()}"
+        refused(*draw, "-n", 1, "-o", "out", match=said)
+        assert not list(Path("out").glob("*.png"))
+    run(*draw, "-n", 1, "-o", "out")
+    assert [path.name for path in Path("out").iterdir()] == ["0000.png"]
+
+
+def test_a_picture_that_came_while_others_were_drawn_is_kept(
+    refused: Run, draw: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate = cones.generate
+
+    def late(*given: object, **options: object) -> object:
+        Path("out/0000.png").write_text("mine")
+        return generate(*given, **options)
+
+    monkeypatch.setattr(cones, "generate", late, raising=False)
+    refused(*draw, "-n", 1, "-o", "out", match="0000.png exists")
+    assert Path("out/0000.png").read_text() == "mine"
 
 
 def test_what_is_missing_is_drawn_in_the_batches_of_an_unbroken_run(

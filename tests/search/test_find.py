@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from peft import LoraConfig
 from PIL import Image
 
 from cones.concept import Concept
@@ -207,6 +208,25 @@ def test_other_settings_start_anew(tmp_path: Path) -> None:
     watch = Stop("", 0)
     find(tiny_pipeline(), subject(), work=tmp_path, progress=watch, seed=1, **QUICK)
     assert ("score", 1, 2) in watch.told
+
+
+def test_a_search_under_a_lora_is_another(sampled: list[tuple[str, int]], tmp_path: Path) -> None:
+    told, drawn = [], []
+    for weight in (None, 1.0, 0.5):
+        pipeline = tiny_pipeline()
+        if weight:
+            config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=True)
+            pipeline.text_encoder.add_adapter(config)  # adds nothing, and is there all the same
+            for part in pipeline.text_encoder.modules():
+                if hasattr(part, "lora_A"):
+                    part.set_scale("default", weight)
+        sampled.clear()
+        found = find(pipeline, subject(), work=tmp_path, **QUICK)
+        told.append(found.settings.get("loras"))
+        drawn.append(len(sampled))
+    assert told[0] is None
+    assert len({*told}) == 3
+    assert drawn[0] == drawn[1] == drawn[2]  # no picture of another model is taken
 
 
 def test_several_subjects_are_found_together() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cones.errors import SearchError
+from cones.errors import FileError, SearchError
 from cones.search.loss import Loss, Losses, flat
 from cones.search.refine import refine
 from cones.search.resume import Keeper, owned
@@ -155,17 +155,17 @@ with FileLock(sys.argv[1] + "/lock"):
 
 def test_a_folder_in_use_names_its_owner(tmp_path: Path) -> None:
     with owned(tmp_path):
-        assert (tmp_path / "owner").read_text().split()[1] == "on"
-    assert not (tmp_path / "owner").exists()
+        assert (tmp_path / "lock.owner").read_text().split()[1] == "on"
+    assert not (tmp_path / "lock.owner").exists()
     with owned(tmp_path):  # it may be taken again
         pass
-    (tmp_path / "owner").write_text("77 on other-machine")
+    (tmp_path / "lock.owner").write_text("77 on other-machine")
     pipe = subprocess.PIPE
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
         assert process.stdout.readline() == b"held\n"
         with (
-            pytest.raises(SearchError, match="in use by the process 77 on other-machine"),
+            pytest.raises(FileError, match="in use by the process 77 on other-machine"),
             owned(tmp_path),
         ):
             pass

@@ -1,6 +1,7 @@
 """The commands that draw: ``generate``, ``compare`` and ``attend``."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typer import Argument, Option
 
 import cones
 from cones.cli import console, options
+from cones.files import alone
 
 AT_ONCE = 4  # pictures drawn between two writes
 _Over = partial(Option, rich_help_panel="Draw over a photo, or along one")
@@ -53,31 +55,44 @@ def generate(
     """Draw pictures of a prompt with the neurons of one concept or several shut.
 
     A picture depends on its seed alone and is named after it; its PNG holds its settings. After
-    Ctrl-C the same command draws what is missing.
+    Ctrl-C the same command draws what is missing. One command at a time draws into a folder.
 
     **Example:**  cones generate -c cat.safetensors "a V* cat in the snow" -o out/
     """
     from cones.drawing import read_record, save_png
 
     concepts, how = chosen.load_for(prompt), asdict(drawing)
-    used = [{"words": each.prompt, "mask": each.mask.digest} for each in concepts]
-    job = {"prompt": prompt, **how, "model": "built-in", **loading.given(), "concepts": used}
-    job = json.loads(json.dumps(job, default=str))
+    job = _job(prompt, concepts, how, loading)
     paths = {s: output / f"{s:04d}.png" for s in range(seed, seed + number)}
-    left = {s for s in paths if saving.overwrite or read_record(paths[s]) != {**job, "seed": s}}
-    saving.require(*(paths[s] for s in left))
-    if len(left) < number:
-        console.say(f"{number - len(left)} of {number} pictures are there already")
-    with console.progress(f"finished pictures are in {output}") as progress:
+    kept = f"finished pictures are in {output}"
+    with alone(output / ".lock"), console.progress(kept) as progress:
+        there = {s for s in paths if read_record(paths[s]) == {**job, "seed": s}}
+        left = paths.keys() - (() if saving.overwrite else there)
+        saving.require(*(paths[s] for s in left))
+        if len(left) < number:
+            console.say(f"{number - len(left)} of {number} pictures are there already")
         pipeline = loading.pipeline() if left else None
         cuts = [[*paths][k : k + AT_ONCE] for k in range(0, number, AT_ONCE)]
         for seeds in (seeds for seeds in cuts if left & {*seeds}):  # whole: bits vary by batch
             pictures = cones.generate(pipeline, concepts, prompt, seeds=seeds, **how)
             for each in left & {*seeds}:
+                saving.require(paths[each])  # once more: it took long
                 save_png(pictures[each - seeds[0]], paths[each], {**job, "seed": each})
             progress("pictures", seeds[-1] - seed + 1, number)
     shown = {**job, "pictures": {each: str(path) for each, path in paths.items()}}
     saving.tell(f"{number} pictures in {output}", shown)
+
+
+def _job(
+    prompt: str,
+    concepts: "Sequence[cones.Concept]",
+    how: dict[str, object],
+    loading: options.Loading,
+) -> dict[str, object]:
+    """Say all that pictures depend on but their seeds."""
+    used = [{"words": each.prompt, "mask": each.mask.digest} for each in concepts]
+    job = {"prompt": prompt, **how, "model": "built-in", **loading.given(), "concepts": used}
+    return json.loads(json.dumps(job, default=str))
 
 
 def compare(

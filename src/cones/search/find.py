@@ -10,12 +10,12 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cones.concept import Concept, Word
 from cones.errors import SearchError, SubjectError
@@ -150,6 +150,7 @@ class _Search:
         within = self.within and self.within.mask
         record = {**given.recorded(), "precision": precision_of(model, given.precision)}
         record |= {} if within is None else {"within": within.digest}
+        record |= {"loras": self.loras} if self.loras else {}
         shown = {each.identifier: case[1] for each, case in zip(subjects, cases, strict=True)}
         with (
             model.without_encoders(),
@@ -165,6 +166,15 @@ class _Search:
         certificate["seconds"] = round(time.monotonic() - started, 1)
         return Concept(levels, tuple(words), base, record, certificate)
 
+    @cached_property
+    def loras(self) -> str:
+        """Digest what LoRAs add to weights that stay as they are; empty without any."""
+        networks = [p for p in self.model.pipeline.components.values() if isinstance(p, nn.Module)]
+        parts = [p for each in networks for p in each.modules() if hasattr(p, "lora_A")]
+        told = [(part.active_adapters, part.scaling) for part in parts]
+        values = (value for part in parts for value in part.parameters())
+        return _digest(told, *values) if parts else ""
+
     def _drawn(
         self, base: Fingerprint, subject: Subject, others: Source | None
     ) -> tuple[list[str], Tensor, Tensor]:
@@ -178,7 +188,7 @@ class _Search:
             said = prior_prompts(noun, given.prior_count, plain=given.prior == "drawn")
         said += unseen_prompts(noun, CONTROLS)
         how = {"num_inference_steps": given.prior_steps, "guidance_scale": given.prior_guidance}
-        key = _digest(base.weights, how, size)
+        key = _digest(base.weights, how, size, self.loras)
         found = pictures(
             partial(sample, self.model.pipeline, **how),
             said + [with_article(noun)] * (0 if others else CONTROLS),

@@ -5,8 +5,6 @@ What is saved is always the state between two steps. Losses are drawn from the n
 so step and accumulators are all there is to save.
 """
 
-import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from cones.errors import SearchError
-from cones.files import replace_when_done, write_atomic
+from cones.files import alone, replace_when_done
 from cones.models.protocol import Progress
 
 State: TypeAlias = dict[str, Tensor]
@@ -111,21 +108,6 @@ ALONE = Keeper()
 
 @contextmanager
 def owned(folder: Path, progress: Progress = silent) -> Iterator[Keeper]:
-    """Hold a folder for this process alone, or name the one that has it in a SearchError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    owner, lock = folder / "owner", FileLock(folder / "lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        name = owner.read_text() if owner.exists() else "that has just begun"
-        raise SearchError(
-            f"{folder} is in use by the process {name}; expected one search at a time; "
-            "wait for it, or work in another folder"
-        ) from error
-    try:
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        write_atomic(owner, f"{os.getpid()} on {socket.gethostname()} since {since}".encode())
+    """Hold a folder for this process alone, or name the one that has it in a FileError."""
+    with alone(folder / "lock"):
         yield Keeper(folder, progress)
-    finally:
-        owner.unlink(missing_ok=True)
-        lock.release()
