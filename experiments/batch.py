@@ -26,8 +26,8 @@ from cones.fingerprint import Fingerprint
 from cones.intervention import shut, shut_each
 from cones.mask import Mask
 from cones.models import Pipeline, model_for
+from cones.models.base import Progress
 from cones.models.projections import projections
-from cones.models.protocol import Progress
 from experiments.library import DENSITY, drawn, shapes_of, timed
 from experiments.memory import SIZES
 from experiments.methods.adapters import hooked

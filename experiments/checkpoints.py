@@ -25,7 +25,7 @@ from cones import Concept, ConesError, Subject, export, find, generate, load_pip
 from cones.analysis.attention import attend
 from cones.files import write_atomic
 from cones.models import Pipeline, model_for
-from cones.models.protocol import Progress
+from cones.models.base import Progress
 from cones.models.words import candidates, encoders, reads, vectors
 from experiments.small import FAMILIES, save_single_file, small
 from experiments.small_transformers import TRANSFORMERS

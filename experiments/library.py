@@ -27,7 +27,7 @@ from cones.fingerprint import Fingerprint
 from cones.library import INDEX, Library, likeness, sketch
 from cones.mask import Mask
 from cones.models import Model, model_for
-from cones.models.protocol import Progress
+from cones.models.base import Progress
 
 COUNT, DENSITY = 10_000, 0.0132
 SD15 = 43_950_080  # key and value weights of Stable Diffusion 1.x; here one flat parameter

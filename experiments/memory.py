@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
-from cones.models.protocol import Model, Progress
+from cones.models.base import Model, Progress
 from cones.models.unet import UNetModel
 from cones.models.words import RARE_WORDS
 from cones.search import memory

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import cones
-from cones.models.protocol import Progress
+from cones.models.base import Progress
 from cones.scale import Job, attempt, here, on_ray, run
 from cones.search.spread import one_search
 from experiments.kill import compared, contents

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from cones.models.base import Part, Pipeline
 from cones.models.checkpoint import published
-from cones.models.protocol import Part, Pipeline
 
 NARROW, WIDE = 32, 48  # widths of the text encoders
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

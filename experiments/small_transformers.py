@@ -20,7 +20,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from cones.models.protocol import Part, Pipeline
+from cones.models.base import Part, Pipeline
 from experiments.small import text_encoder, tokenizer, vae
 
 TEXT, CLIP, INNER = 32, 16, 16  # widths of T5, of CLIP (two fit into T5's), and of the network

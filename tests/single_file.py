@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from cones.models.protocol import Part, Pipeline
+from cones.models.base import Part, Pipeline
 
 
 def _table(text: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from cones.models.protocol import Model
+from cones.models.base import Model
 from cones.search.loss import Examples, Loss, Part
 
 K, V = "net.a.to_k.weight", "net.b.to_v.weight"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cones.errors import SearchError
 from cones.models import Condition, UNetModel
-from cones.models.protocol import Latents, Times
+from cones.models.base import Latents, Times
 from cones.models.words import Rows, spoken
 from cones.search.loss import Gradient, ImplantingLoss, examples
 from cones.search.resume import Keeper, Progress

@@ -28,8 +28,8 @@ from cones.intervention import shut_each
 from cones.mask import Mask
 from cones.models import Pipeline, model_for
 from cones.models.applied import applied
+from cones.models.base import Progress
 from cones.models.prompts import check_prompt, parts
-from cones.models.protocol import Progress
 from cones.models.sampling import Options, at_once, sample
 from cones.subject import Source, read_pixels
 

@@ -30,7 +30,7 @@ from cones.concept_file import loads
 from cones.errors import ConesError
 from cones.files import require_free, write_atomic
 from cones.models import Pipeline
-from cones.models.protocol import Progress
+from cones.models.base import Progress
 from cones.search.resume import owned, silent
 from cones.search.settings import Settings
 from cones.search.spread import place, spread

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cones.concept import Concept
 from cones.errors import ConesError, ModelError, SearchError, SubjectError
-from cones.models.protocol import Model
+from cones.models.base import Model
 from cones.search import find as room
 from cones.search.find import find, find_jointly
 from cones.search.loss import Examples

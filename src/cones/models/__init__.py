@@ -4,7 +4,7 @@ A new family of models is one subclass of :class:`Model`, and one name in ``MODE
 """
 
 from cones.errors import ModelError
-from cones.models.protocol import Condition, Model, Pipeline
+from cones.models.base import Condition, Model, Pipeline
 from cones.models.transformer import FluxModel, PixArtModel, SanaModel, StableDiffusion3Model
 from cones.models.unet import UNetModel
 

@@ -15,7 +15,7 @@ from cones.fingerprint import Fingerprint
 from cones.intervention import shut
 from cones.mask import Mask
 from cones.models import model_for
-from cones.models.protocol import Pipeline
+from cones.models.base import Pipeline
 from cones.models.words import spoken
 
 # What is open now, by network: words, and the fingerprint of the untouched weights.

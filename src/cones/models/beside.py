@@ -16,7 +16,7 @@ from torch import nn
 
 from cones.errors import ModelError
 from cones.models import UNetModel
-from cones.models.protocol import Pipeline
+from cones.models.base import Pipeline
 
 
 def with_controlnet(pipeline: Pipeline, name: str | Path) -> Pipeline:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cones.errors import ModelError
 from cones.models import model_for
-from cones.models.protocol import Part, Pipeline
+from cones.models.base import Part, Pipeline
 
 Weights = dict[str, Tensor]
 UNET, VAE = "model.diffusion_model.", "first_stage_model."

@@ -24,8 +24,8 @@ from safetensors import safe_open
 
 from cones.errors import ModelError
 from cones.models import UNetModel, builtin, model_for
+from cones.models.base import Pipeline
 from cones.models.beside import first_line, load_loras, readable, with_controlnet
-from cones.models.protocol import Pipeline
 from cones.models.sampling import is_distilled
 
 PATIENCE = 5.0  # seconds that the hub has to answer

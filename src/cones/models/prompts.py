@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from cones.errors import PromptError
-from cones.models.protocol import Model, Part, Pipeline
+from cones.models.base import Model, Part, Pipeline
 from cones.models.unet import UNetModel
 from cones.models.words import encoders, reads
 

@@ -20,8 +20,8 @@ from PIL import Image
 
 from cones.errors import PromptError
 from cones.models import builtin, model_for
+from cones.models.base import Model, Part, Pipeline, Progress
 from cones.models.prompts import parts, told
-from cones.models.protocol import Model, Part, Pipeline, Progress
 from cones.subject import Photo, read_pixels
 
 STEPS, FEW_STEPS = 25, 4

@@ -8,8 +8,8 @@ import inspect
 import torch
 from torch import Tensor
 
+from cones.models.base import Arguments, Latents, Model, Times
 from cones.models.noise import NoiseSchedule
-from cones.models.protocol import Arguments, Latents, Model, Times
 
 
 class StableDiffusion3Model(Model):

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cones.errors import ModelError
+from cones.models.base import Arguments, Latents, Model, Pipeline, Times, home_of, plain
 from cones.models.noise import NoiseSchedule
-from cones.models.protocol import Arguments, Latents, Model, Pipeline, Times, home_of, plain
 
 _SMALL = 1024  # cells of a picture up to which plain attention is faster on a CPU
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cones.errors import SearchError
 from cones.mask import Mask
-from cones.models.protocol import Model
+from cones.models.base import Model
 from cones.search.loss import Against, Draw, Examples, Weights, aimed, draw, errors
 from cones.search.resume import Progress, silent
 from cones.search.settings import Settings

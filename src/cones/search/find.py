@@ -22,7 +22,7 @@ from cones.errors import SearchError, SubjectError
 from cones.fingerprint import Fingerprint
 from cones.mask import Mask
 from cones.models import model_for
-from cones.models.protocol import Model, Pipeline
+from cones.models.base import Model, Pipeline
 from cones.models.sampling import sample
 from cones.models.unet import computing, precision_of
 from cones.models.words import spoken, vectors

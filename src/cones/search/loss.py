@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from cones.errors import SearchError, SubjectError
-from cones.models.protocol import Model
+from cones.models.base import Model
 from cones.search.spread import summed
 
 Weights: TypeAlias = Mapping[str, Tensor]

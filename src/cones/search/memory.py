@@ -20,7 +20,7 @@ from torch.nn.modules.module import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
-from cones.models.protocol import Model, Part
+from cones.models.base import Model, Part
 from cones.search.resume import Progress
 from cones.search.settings import DENSITIES, Settings
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cones.errors import SearchError
 from cones.files import alone, replace_when_done
-from cones.models.protocol import Progress
+from cones.models.base import Progress
 
 State: TypeAlias = dict[str, Tensor]
 Found = TypeVar("Found")

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cones.models.protocol import Model
+from cones.models.base import Model
 from cones.models.unet import computing, precision_of
 from cones.models.words import candidates
 from cones.search.loss import Draw, Examples, draw, predicted
