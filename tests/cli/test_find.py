@@ -24,15 +24,15 @@ def command(model: str, photos: str) -> list[str]:
 
 
 @pytest.fixture
-def verdict(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def verdict(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Replace what the certificate says."""
 
-    def say(text: str) -> None:
+    def say(text: str, **figures: object) -> None:
         find = cones.find
 
         def judged(*given: object, **options: object) -> cones.Concept:
             found = find(*given, **options)
-            found.certificate["verdict"] = text
+            found.certificate.update(figures, verdict=text)
             return found
 
         monkeypatch.setattr(cones, "find", judged, raising=False)
@@ -41,7 +41,7 @@ def verdict(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 def test_a_concept_with_a_certificate_is_written_and_the_state_cleared(
-    run: Run, command: list[str], verdict: Callable[[str], None], tmp_path: Path
+    run: Run, command: list[str], verdict: Callable[..., None], tmp_path: Path
 ) -> None:
     verdict("gained")
     out = tmp_path / "my cats" / "cat.safetensors"
@@ -54,7 +54,7 @@ def test_a_concept_with_a_certificate_is_written_and_the_state_cleared(
 
 
 def test_the_next_command_keeps_the_model_and_quotes_paths(
-    run: Run, command: list[str], model: str, verdict: Callable[[str], None], tmp_path: Path
+    run: Run, command: list[str], model: str, verdict: Callable[..., None], tmp_path: Path
 ) -> None:
     verdict("gained")
     out = tmp_path / "my cat's.safetensors"
@@ -85,17 +85,29 @@ def test_what_was_said_of_the_model_goes_into_the_job_and_the_next_command(
         assert shlex.split(following)[6:-2] == said
 
 
-def test_a_certificate_that_refuses_ends_with_3_and_without_a_next_command(
-    run: Run, command: list[str], verdict: Callable[[str], None], tmp_path: Path
+@pytest.mark.parametrize(
+    ("low", "why", "advice"),
+    [(0.01, "learnt the photos by heart", "weight=3"), (-0.01, "did not learn", "--steps")],
+)
+def test_a_certificate_that_refuses_ends_with_3_says_why_and_gives_no_next_command(
+    low: float,
+    why: str,
+    advice: str,
+    run: Run,
+    command: list[str],
+    verdict: Callable[..., None],
+    tmp_path: Path,
 ) -> None:
-    verdict("not gained")
+    verdict("not gained", lead={"mean": 0.02, "low": low, "high": 0.03, "n": 4})
     result = run(*command, "-o", tmp_path / "a.safetensors", code=console.REFUSED)
-    assert "the certificate refuses" in result.stderr
+    said = " ".join(result.stderr.split())
+    assert f"the certificate refuses: the search {why}" in said
+    assert advice in said.partition("refuses")[2]
     assert "next:" not in result.output
 
 
 def test_too_few_photos_for_a_certificate_are_said(
-    run: Run, command: list[str], verdict: Callable[[str], None], tmp_path: Path
+    run: Run, command: list[str], verdict: Callable[..., None], tmp_path: Path
 ) -> None:
     verdict("unavailable")
     result = run(*command, "-o", tmp_path / "a.safetensors", "--json")

@@ -211,10 +211,11 @@ def judge(concept: "cones.Concept") -> None:
     """End with an exit code of its own if the certificate refuses; warn if it proves little."""
     verdict = concept.certificate.get("verdict")
     if verdict == "not gained":
-        console.warn(
-            "the certificate refuses: shutting these weights does not bring the subject out; "
-            "try more --steps, a higher --drift or photos on more different backgrounds"
-        )
+        by_heart = concept.certificate["lead"]["low"] > 0
+        found = "learnt the photos by heart" if by_heart else "did not learn the subject"
+        advice = "--set prior_weight=3" if by_heart else "more --steps, --set prior_weight=0.3"
+        told = f"the certificate refuses: the search {found}; try {advice}"
+        console.warn(f"{told}, or photos on more different backgrounds")
         raise Exit(console.REFUSED)
     if verdict == "unavailable":
         console.warn("too few photos to keep one out: the certificate proves little; give four")
