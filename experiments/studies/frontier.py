@@ -58,23 +58,23 @@ def results(table: pd.DataFrame, options: Options) -> Results:
 
 def points_of(table: pd.DataFrame) -> list[Row]:
     """Give every point as a row."""
-    by = ["method", "prior_weight", "budget"]
-    return rows_of(table.astype({"budget": int}), by, FIGURES)
+    return rows_of(table.astype({"budget": int}), ["method", "prior_weight", "budget"], FIGURES)
 
 
 def figure(table: pd.DataFrame, lab: Lab, docs: Path) -> None:
     """Plot all points; lines join the budgets of one method."""
-    from matplotlib.figure import Figure  # an extra
+    import matplotlib.figure  # an extra
 
-    plot = Figure(figsize=(8, 5.5), layout="tight")
+    plot = matplotlib.figure.Figure(figsize=(8, 5.5), layout="tight")
     axes = plot.add_subplot(xlabel="drift", ylabel="success, %", xscale="symlog")
     axes.set_xscale("symlog", linthresh=1e-3)
+    axes.set_prop_cycle(color=matplotlib.colormaps["tab20"].colors)
     points = pd.DataFrame(points_of(table))
     for (method, weight), part in points.groupby(
         ["method", "prior_weight"], sort=False, dropna=False
     ):
         name = method if pd.isna(weight) else f"{method}, prior weight {weight:g}"
-        style = "o--" if pd.isna(weight) else "o-"
+        style = "o--" if pd.isna(weight) else "s-"
         axes.plot(part["drift"], 100 * part["success"], style, label=name)
     axes.legend(fontsize=7)
     with replace_when_done(docs / "frontier.png") as path:
