@@ -75,9 +75,10 @@ def results(table: pd.DataFrame, options: Options) -> Results:
         name = row["method"]
         row["change"] = shared.lead(table[table["method"] == name], own)
         if name in ASKED and row["change"]["mean"] is not None:
-            paper, better = ASKED[name]
+            (paper, better), low, high = ASKED[name], row["change"]["low"], row["change"]["high"]
             here = f"{name}: success {row['success']:.0%}, {row['change']['mean']:+.0%}."
-            claims.append(shared.claim(paper, here, (row["change"]["mean"] >= 0) == better))
+            told = low is not None and not low <= 0 <= high
+            claims.append(shared.claim(paper, here, (low > 0) == better if told else None))
     return {"subjects": shared.distinct(table), "rows": rows, "claims": claims}
 
 

@@ -32,8 +32,7 @@ def claims(found: Results) -> list[dict[str, object]]:
     rivals = [name for name in place if name != "cones"]
     if "cones" not in place or not rivals:
         return []
-    ahead = [row["method"] for row in found["lead"] if (row["equal_drift"]["mean"] or 0) < 0]
-    better = f"{', '.join(ahead)} succeed more often." if ahead else "no rival does better."
+    ahead = [row["method"] for row in found["lead"] if (row["equal_drift"]["high"] or 0) < 0]
     return [
         claim(
             "Cones follows the text better than every rival.",
@@ -47,7 +46,7 @@ def claims(found: Results) -> list[dict[str, object]]:
         ),
         claim(
             "Cones customises as well as methods that train weights.",
-            f"At equal drift {better}",
+            f"At equal drift {', '.join(ahead) or 'no rival'} surely succeeds more often.",
             not ahead,
         ),
     ]
