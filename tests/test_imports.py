@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # The aims were 5,500, 5,000 and 2,500 lines. Families, exports, the hub, the library and many
 # machines came after; all three are above and may only shrink.
-BUILDINGS = {"src": 7342, "experiments": 5406, "pretraining": 3232}
+BUILDINGS = {"src": 7342, "experiments": 5388, "pretraining": 3232}
 FILES = [path for name in BUILDINGS for path in sorted((ROOT / name).rglob("*.py"))]
 MOST_LINES, MOST_IN_FUNCTION, MOST_ANY = 300, 40, 10
 

@@ -17,8 +17,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from cones.errors import SearchError
-from cones.models import Condition, UNetModel
-from cones.models.base import Latents, Times
+from cones.models import UNetModel
 from cones.models.words import Rows, spoken
 from cones.search.loss import Gradient, ImplantingLoss, examples
 from cones.search.resume import Keeper, Progress
@@ -37,25 +36,8 @@ Words = Mapping[str, Mapping[str, Rows]]
 class Live(UNetModel):
     """A model as it is at this moment: gradients reach its parameters, adapters and words."""
 
-    def predict(
-        self,
-        weights: Mapping[str, Tensor],
-        noised: Latents,
-        timesteps: Times,
-        condition: Condition,
-    ) -> Latents:
-        """Predict with the parameters themselves; there are no other weights."""
-        if weights:
-            return super().predict(weights, noised, timesteps, condition)
-        added = {n: value for n, value in condition.items() if n != "encoder_hidden_states"}
-        found = self.module(
-            noised,
-            timesteps,
-            condition["encoder_hidden_states"],
-            added_cond_kwargs=added or None,
-            return_dict=False,
-        )[0]
-        return found[:, : noised.shape[1]].float()
+    def _held(self) -> dict[str, Tensor]:
+        return dict(self.module.named_parameters())
 
 
 @dataclass(frozen=True, eq=False)

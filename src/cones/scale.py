@@ -28,10 +28,10 @@ import cones
 from cones.concept import Concept
 from cones.concept_file import loads
 from cones.errors import ConesError
-from cones.files import require_free, write_atomic
+from cones.files import alone, require_free, write_atomic
 from cones.models import Pipeline
 from cones.models.base import Progress
-from cones.search.resume import owned, silent
+from cones.search.resume import silent
 from cones.search.settings import Settings
 from cones.search.spread import place, spread
 
@@ -91,7 +91,7 @@ def search(job: Job, pipeline: Pipeline, progress: Progress = silent) -> Concept
     """
     leads, work = place()[0] == 0, job.work
     kept = work / f"{job.key}.safetensors"  # so a run that is killed at the end is known as done
-    with owned(work) if leads else nullcontext():
+    with alone(work / "lock") if leads else nullcontext():
         ((done,),) = spread([lambda: (torch.tensor(kept.exists()),)])  # as the first one sees it
         if not done:
             require_free(job.out, replaceable=job.overwrite)
@@ -155,8 +155,8 @@ def on_ray(
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to its makers
     cores = max(workers or 1, os.cpu_count() or 1)
-    alone = {"num_cpus": cores, "include_dashboard": False} if address == "local" else {}
-    with ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **alone):
+    here_alone = {"num_cpus": cores, "include_dashboard": False} if address == "local" else {}
+    with ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **here_alone):
         cpus, gpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU"))
         at_once = workers or gpus or len(ray.nodes())
         share, one = 1 if gpus else max(1, cpus // at_once), int(gpus > 0)

@@ -223,9 +223,8 @@ def judge(concept: "cones.Concept") -> None:
 
 def suggest(path: Path, concept: "cones.Concept", loading: options.Loading) -> None:
     """Print the command that comes next, ready to be pasted into a shell."""
-    said = {**loading.given(), "lora": None}.items()
-    pairs = [*said, *(("lora", each) for each in loading.lora or ())]
-    model = [word for name, value in pairs if value for word in (f"--{name}", str(value))]
+    said = {n: v if isinstance(v, tuple) else (v,) for n, v in loading.given().items()}
+    model = [w for name, values in said.items() for v in values for w in (f"--{name}", str(v))]
     words = ("-c", str(path), f"{concept.prompt} in the snow", *model, "-o", "out")
     echo(f"next:  {shlex.join(('cones', 'generate', *words))}")
 

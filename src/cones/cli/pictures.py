@@ -64,10 +64,10 @@ def generate(
     concepts, how = chosen.load_for(prompt), asdict(drawing)
     job = _job(prompt, concepts, how, loading)
     paths = {s: output / f"{s:04d}.png" for s in range(seed, seed + number)}
-    kept = f"finished pictures are in {output}"
-    with alone(output / ".lock"), console.progress(kept) as progress:
-        there = {s for s in paths if read_record(paths[s]) == {**job, "seed": s}}
-        left = paths.keys() - (() if saving.overwrite else there)
+    told = f"finished pictures are in {output}"
+    with alone(output / ".lock"), console.progress(told) as progress:
+        kept = {} if saving.overwrite else paths
+        left = paths.keys() - {s for s in kept if read_record(kept[s]) == {**job, "seed": s}}
         saving.require(*(paths[s] for s in left))
         if len(left) < number:
             console.say(f"{number - len(left)} of {number} pictures are there already")

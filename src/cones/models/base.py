@@ -149,15 +149,17 @@ class Model:
         if hasattr(module, "_hf_hook"):  # offloaded: it has to be there before its weights change
             module._hf_hook.pre_forward(module)
         home = home_of(module)
-        parameters = {name: value.detach() for name, value in module.named_parameters()}
+        parameters = self._held()
         for name, value in weights.items():
             parameters[live[name]] = value.to(parameters[live[name]])
         added = {name: value.to(home, module.dtype) for name, value in condition.items()}
         options = self._arguments(noised.to(home, module.dtype), timesteps.to(home), added)
-        options = {**options, "return_dict": False}
         with _recomputing(module, parameters):
-            predicted = functional_call(module, parameters, (), options)[0]
-        return self._latents(predicted)[:, : noised.shape[1]].float()  # no predicted variance
+            found = functional_call(module, parameters, (), {**options, "return_dict": False})[0]
+        return self._latents(found)[:, : noised.shape[1]].float()  # no predicted variance
+
+    def _held(self) -> dict[str, Tensor]:  # where no others are told
+        return {name: value.detach() for name, value in self.module.named_parameters()}
 
     def _arguments(self, noised: Latents, timesteps: Times, added: dict[str, Tensor]) -> Arguments:
         """Say how the network is called."""

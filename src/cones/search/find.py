@@ -171,9 +171,8 @@ class _Search:
         """Digest what LoRAs add to weights that stay as they are; empty without any."""
         networks = [p for p in self.model.pipeline.components.values() if isinstance(p, nn.Module)]
         parts = [p for each in networks for p in each.modules() if hasattr(p, "lora_A")]
-        told = [(part.active_adapters, part.scaling) for part in parts]
-        values = (value for part in parts for value in part.parameters())
-        return _digest(told, *values) if parts else ""
+        values = (v for p in parts for n, v in p.named_parameters() if n.startswith("lora_"))
+        return _digest([(p.active_adapters, p.scaling) for p in parts], *values) if parts else ""
 
     def _drawn(
         self, base: Fingerprint, subject: Subject, others: Source | None
